@@ -1,0 +1,127 @@
+package director
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/rhumb-lb/rhumb/regions"
+)
+
+// State is a director's judgement of a region.
+type State uint8
+
+// The states of a region, from best to worst.
+const (
+	Ready    State = iota + 1
+	Degraded       // speaks, but can't be connected to: used when no region is ready
+	Draining       // an operator's word: used by nobody
+	Lost           // silent and can't be connected to
+)
+
+// String is the state's name in logs, metrics and the admin API.
+func (s State) String() string {
+	switch s {
+	case Ready:
+		return "ready"
+	case Degraded:
+		return "degraded"
+	case Draining:
+		return "draining"
+	case Lost:
+		return "lost"
+	default:
+		return "unknown"
+	}
+}
+
+// Verdict is the judgement of one region with the evidence that led to it.
+type Verdict struct {
+	Region     regions.ID
+	State      State
+	Confidence regions.Permille // 1000 means as good as its status says
+	Reason     string
+}
+
+const (
+	// StatusEvery is how often an agent sends its status to every director.
+	StatusEvery = 500 * time.Millisecond
+
+	// missedStatuses in a row make a status stale. At 10 % packet loss four in a
+	// row are lost once in 10^4; three would be once in 10^3, every eight
+	// minutes for a region.
+	missedStatuses = 4
+
+	// statusGrace is added for the jitter of the network and of the sender's
+	// timer: the fourth status is missed when it is this late.
+	statusGrace = 100 * time.Millisecond
+
+	// StaleAfter is the age at which a status no longer says that its agent is
+	// alive.
+	StaleAfter = missedStatuses*StatusEvery + statusGrace
+
+	// failedProbes in a row mean that the endpoint can't be connected to. One
+	// is a lost SYN; two, half a second apart, are not.
+	failedProbes = 2
+
+	// returnProbes in a row bring a lost region back: one answer of a
+	// restarting gateway is not yet a region.
+	returnProbes = 2
+
+	// fadedConfidence is the capacity share of a region that answers probes but
+	// whose load is not known any more: what it said last is likely but may be
+	// full by now.
+	fadedConfidence regions.Permille = 500
+)
+
+// Judge gives each region of the snapshot its verdict, in order of ID, by two
+// independent witnesses: the age of its status and this director's own probe.
+//
+//	status   probe     verdict
+//	fresh    answers   ready
+//	fresh    fails     degraded
+//	missed   answers   ready, with half the confidence
+//	missed   fails     lost
+//
+// A region that was lost is ready again after two probes in a row and a fresh
+// status or two probes alone.
+func Judge(in Inputs, now time.Time) []Verdict {
+	probes := make(map[regions.ID]Probe, len(in.Probes))
+	for _, p := range in.Probes {
+		probes[p.Region] = p
+	}
+	merged := in.Snapshot.Regions()
+	out := make([]Verdict, 0, len(merged))
+	for i := range merged {
+		r := &merged[i]
+		v := judgeRegion(r, probes[r.ID], now)
+		old := in.Control.verdict(r.ID)
+		if old != nil && old.State == Lost && v.State == Ready && probes[r.ID].Answered < returnProbes {
+			v = Verdict{Region: r.ID, State: Lost, Reason: "was lost, not yet answering steadily"}
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+func judgeRegion(r *regions.Region, probe Probe, now time.Time) Verdict {
+	age := max(0, now.Sub(r.Heard))
+	fresh := age < StaleAfter
+	answers := probe.Failed < failedProbes
+	v := Verdict{Region: r.ID, Confidence: regions.Whole}
+	switch {
+	case r.Draining:
+		v.State, v.Reason = Draining, "an operator drains the region"
+	case fresh && answers:
+		v.State, v.Reason = Ready, "status fresh, endpoint answers"
+	case fresh:
+		v.State = Degraded
+		v.Reason = fmt.Sprintf("status fresh, endpoint failed %d probes in a row", probe.Failed)
+	case answers:
+		v.State, v.Confidence = Ready, fadedConfidence
+		v.Reason = "no status, endpoint answers"
+	default:
+		v.State, v.Confidence = Lost, 0
+		v.Reason = fmt.Sprintf("no status, endpoint failed %d probes in a row", probe.Failed)
+	}
+	return v
+}

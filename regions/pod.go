@@ -1,0 +1,91 @@
+package regions
+
+import (
+	"net/netip"
+	"time"
+)
+
+// PodID names one Triton server, unique within its region.
+type PodID string
+
+// Pod is one Triton server as discovery reports it.
+type Pod struct {
+	ID      PodID
+	HTTP    netip.AddrPort // KServe v2 over HTTP/1.1; always set
+	GRPC    netip.AddrPort // zero if not served
+	Metrics netip.AddrPort // zero if not served
+	// Models are those that discovery says the pod may serve. Whether it does
+	// is the probe's finding.
+	Models []PodModel
+	// Terminating pods take no new requests and finish what they have.
+	Terminating bool
+}
+
+// PodModel is a model that a pod may serve and how many sequences of it the pod
+// is configured to run at a time.
+type PodModel struct {
+	Name  ModelName
+	Slots int
+}
+
+// PodState is what an agent thinks of one pod for one model.
+type PodState uint8
+
+// The states of a pod. Only ready and warming pods are given new requests.
+const (
+	PodGone     PodState = iota // not there, or never seen ready
+	PodWarming                  // ready for less than its slow start
+	PodReady                    // serving
+	PodEjected                  // taken out for errors, to be tried again
+	PodDraining                 // finishing what it has
+)
+
+// String is the state's name in logs, metrics and the admin API.
+func (s PodState) String() string {
+	switch s {
+	case PodWarming:
+		return "warming"
+	case PodReady:
+		return "ready"
+	case PodEjected:
+		return "ejected"
+	case PodDraining:
+		return "draining"
+	default:
+		return "gone"
+	}
+}
+
+// Takes reports whether a pod in this state is given new requests.
+func (s PodState) Takes() bool { return s == PodReady || s == PodWarming }
+
+// Sight is the kind of thing that was seen of a pod.
+type Sight uint8
+
+// What a probe or a request can see of a pod.
+const (
+	SawReady    Sight = iota + 1 // the model answered that it is ready
+	SawNotReady                  // the model answered that it is not
+	SawRefused                   // a fresh connection was refused or reset
+	SawClosed                    // a fresh connection was closed without a byte: draining or dead
+	SawTimeout                   // no answer in time
+	SawLost                      // a request in flight lost its connection
+	SawServed                    // a request was answered
+)
+
+// String is the sight's name in logs and metrics.
+func (s Sight) String() string {
+	names := [...]string{"nothing", "ready", "not-ready", "refused", "closed", "timeout", "lost", "served"}
+	if int(s) < len(names) {
+		return names[s]
+	}
+	return "unknown"
+}
+
+// Observation is one sight of one pod and model.
+type Observation struct {
+	Pod   PodID
+	Model ModelName
+	Sight Sight
+	Took  time.Duration // until the answer or the failure
+}
