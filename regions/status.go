@@ -56,6 +56,7 @@ func (s *Status) Model(name ModelName) *ModelStatus {
 // several agents of a region add up.
 type ModelStatus struct {
 	Name        ModelName
+	Host        string // DNS label that the operator gave it, empty for Name.Label()
 	Fingerprint Fingerprint
 	PoolID      uint64 // hash of the pods' IDs: two agents with one PoolID see the same pods
 	Pods        PodCounts
