@@ -1,0 +1,61 @@
+# Needs Go, make, gcc (race detector), git and bash; everything else is a pinned
+# Go module. ARGS and RUNS are passed on: make demo ARGS=--check
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The toolchain that is installed is used; none is downloaded behind one's back.
+export GOTOOLCHAIN := local
+
+ARGS ?=
+RUNS ?= 20
+
+.PHONY: help
+help: ## list these targets
+	@while IFS= read -r line; do \
+		if [[ $$line =~ ^([a-z]+):.*##\ (.*) ]]; then printf '  make %-9s %s\n' "$${BASH_REMATCH[@]:1}"; fi; \
+	done < $(firstword $(MAKEFILE_LIST))
+
+.PHONY: build
+build: ## build bin/rhumb
+	go build -trimpath -o bin/rhumb ./cmd/rhumb
+
+.PHONY: demo
+demo: build ## a whole world on this machine; ARGS=--check tours it and ends
+	bin/rhumb demo $(ARGS)
+
+.PHONY: failover
+failover: build ## lose a region RUNS times in fresh worlds; print how long it shows
+	bin/rhumb demo --failover=$(RUNS) $(ARGS)
+
+# -count=1: a cached "ok" is no proof that this machine passes.
+.PHONY: test
+test: ## run all tests
+	go test -count=1 ./...
+
+.PHONY: race
+race: ## run all tests under the race detector
+	CGO_ENABLED=1 go test -race -count=1 ./...
+
+# The linter is built from its pinned source once, minutes on a small machine.
+LINT := .tools/bin/golangci-lint
+$(LINT): .tools/go.mod .tools/go.sum
+	cd .tools && go build -trimpath -o bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.PHONY: lint
+lint: $(LINT) ## check format, modules, vet and style
+	@unformatted=$$(gofmt -l .); \
+	if [ -n "$$unformatted" ]; then echo "not formatted, run make tidy:" $$unformatted; exit 1; fi
+	go mod tidy -diff
+	go vet ./...
+	$(LINT) run ./...
+
+.PHONY: tidy
+tidy: ## format the code and tidy the modules
+	gofmt -w .
+	go mod tidy
+	cd .tools && go mod tidy
+
+.PHONY: check
+check: lint test race ## all of the above that must pass
