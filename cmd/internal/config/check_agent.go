@@ -1,0 +1,195 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/rhumb-lb/rhumb/regions"
+)
+
+func (c *checker) agent(a *Agent) {
+	if a.Name == "" || len(a.Name) > 63 || strings.ContainsFunc(a.Name, notInName) {
+		c.fail("agent.name", fmt.Sprintf("%q is not an agent's name", a.Name), "write at most 63 of a-z, A-Z, 0-9, '.', '_' and '-', unique in the region")
+	}
+	if err := regions.ID(a.Region).Validate(); err != nil {
+		c.fail("agent.region", fmt.Sprintf("%q is not a region's name", a.Region), "write a lower-case DNS label, like eu-west")
+	}
+	if !c.doc.has("agent.location") {
+		c.fail("agent.location", "is missing", "write where the region is, like {lat: 50.11, lon: 8.68}")
+	} else {
+		c.location("agent.location", a.Location.Lat, a.Location.Lon)
+	}
+	c.endpoints(a.Endpoints)
+	c.models(a.Models)
+	c.discovery(a)
+	c.some("agent.listen", len(a.Listen), "list the gateway's addresses, like :8080")
+	c.serveAll("agent.listen", a.Listen)
+	c.tls("agent.tls", &a.TLS)
+	c.limits(a.Limits)
+	c.auth(a.Auth)
+}
+
+func notInName(r rune) bool {
+	switch {
+	case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '.', r == '_', r == '-':
+		return false
+	default:
+		return true
+	}
+}
+
+func (c *checker) endpoints(list []Endpoint) {
+	c.some("agent.endpoints", len(list), "list the region's public address: - {url: https://eu-west.example.com, addresses: [192.0.2.10]}")
+	var urls []string
+	for i, e := range list {
+		at := index("agent.endpoints", i)
+		parsed, err := regions.ParseEndpoint(e.URL, e.Addresses...)
+		switch {
+		case err != nil || !isHost(parsed.Host):
+			c.fail(at+".url", fmt.Sprintf("%q is not an endpoint", e.URL), "write scheme, host and port only, like https://eu-west.example.com:8443")
+		case len(parsed.Addrs) == 0:
+			c.fail(at+".addresses", "is missing", "list the addresses of "+parsed.Host+" for DNS to answer")
+		}
+		c.addresses(at+".addresses", e.Addresses)
+		urls = append(urls, e.URL)
+	}
+	c.distinct("agent.endpoints", urls)
+}
+
+// maxModelName is longer than any name that fits a path segment which people
+// type, and short enough that eight models fit a status packet.
+const maxModelName = 128
+
+// modelName checks a name as it stands in URLs.
+func (c *checker) modelName(path, name string) bool {
+	if name == "" || len(name) > maxModelName || strings.ContainsFunc(name, func(r rune) bool { return notInName(r) && r != ':' }) {
+		c.fail(path, fmt.Sprintf("%q is not a model's name", name), fmt.Sprintf("write at most %d of a-z, A-Z, 0-9, '.', '_', ':' and '-'", maxModelName))
+		return false
+	}
+	return true
+}
+
+// maxSlots is far above what any server batches; more is a slip of the finger.
+const maxSlots = 65536
+
+func (c *checker) models(list []Model) {
+	c.some("agent.models", len(list), "list what the region serves: - {name: llama}")
+	names, labels := map[string]int{}, map[string]int{}
+	for i, m := range list {
+		at := index("agent.models", i)
+		between(c, at+".slots", m.Slots, 0, maxSlots)
+		if !c.modelName(at+".name", m.Name) {
+			continue
+		}
+		if first, twice := names[m.Name]; twice {
+			c.fail(at+".name", fmt.Sprintf("%q is already the name of %s", m.Name, index("agent.models", first)), "remove one")
+			continue
+		}
+		names[m.Name] = i
+		path, label := at+".host", m.Host
+		if label == "" {
+			path, label = at+".name", regions.ModelName(m.Name).Label()
+		}
+		if !c.modelLabel(path, label, m) {
+			continue
+		}
+		if first, twice := labels[label]; twice {
+			c.fail(path, fmt.Sprintf("the DNS label %q is already that of model %q", label, list[first].Name), "set host: to another label")
+			continue
+		}
+		labels[label] = i
+	}
+}
+
+// modelLabel checks the label that a model has, given or derived.
+func (c *checker) modelLabel(path, label string, m Model) bool {
+	if m.Host != "" {
+		return c.hostLabel(path, label)
+	}
+	if use := reserved(label); use != "" || label == "" || len(m.Name) > 63 {
+		why := fmt.Sprintf("makes the DNS label %q, which is reserved for %s", label, use)
+		switch {
+		case len(m.Name) > 63:
+			why = "is too long for a DNS label"
+		case label == "":
+			why = "has no letter or digit for a DNS label"
+		}
+		c.fail(path, fmt.Sprintf("%q %s", m.Name, why), "set host: to a label of your own")
+		return false
+	}
+	return true
+}
+
+func (c *checker) discovery(a *Agent) {
+	c.some("agent.discovery", len(a.Discovery), "say where the pods are: - {type: static, pods: [{name: pod-1, http: 10.0.0.1:8000}]}")
+	known := map[string]bool{}
+	for _, m := range a.Models {
+		known[m.Name] = true
+	}
+	names := map[string]string{}
+	for i, d := range a.Discovery {
+		at := index("agent.discovery", i)
+		c.oneOf(at+".type", d.Type, "static")
+		c.some(at+".pods", len(d.Pods), "list the pods: - {name: pod-1, http: 10.0.0.1:8000}")
+		for j, p := range d.Pods {
+			path := index(at+".pods", j)
+			c.pod(path, p, known)
+			if first, twice := names[p.Name]; twice {
+				c.fail(path+".name", fmt.Sprintf("%q is already the name of %s", p.Name, first), "name each pod differently")
+				continue
+			}
+			names[p.Name] = path
+		}
+	}
+}
+
+func (c *checker) pod(at string, p Pod, known map[string]bool) {
+	if p.Name == "" || len(p.Name) > 253 || strings.ContainsFunc(p.Name, notInName) {
+		c.fail(at+".name", fmt.Sprintf("%q is not a pod's name", p.Name), "write at most 253 of a-z, A-Z, 0-9, '.', '_' and '-'")
+	}
+	c.address(at+".http", p.HTTP)
+	if p.Metrics != "" {
+		c.address(at+".metrics", p.Metrics)
+	}
+	if p.GRPC != "" {
+		c.address(at+".grpc", p.GRPC)
+	}
+	for i, m := range p.Models {
+		if !known[m] {
+			c.fail(index(at+".models", i), fmt.Sprintf("there is no model %q", m), "list it under agent.models")
+		}
+	}
+	c.distinct(at+".models", p.Models)
+	between(c, at+".slots", p.Slots, 0, maxSlots)
+}
+
+// limits refuses bounds that no request could meet, or that bound nothing.
+func (c *checker) limits(l Limits) {
+	const kib, mib, gib = Size(1 << 10), Size(1 << 20), Size(1 << 30)
+	between(c, "agent.limits.body", l.Body, kib, 16*gib)
+	between(c, "agent.limits.header", l.Header, 4*kib, mib)
+	between(c, "agent.limits.header_timeout", l.HeaderTimeout, time.Second, time.Minute)
+	between(c, "agent.limits.read_timeout", l.ReadTimeout, time.Second, 24*time.Hour)
+	between(c, "agent.limits.write_timeout", l.WriteTimeout, time.Second, 24*time.Hour)
+	between(c, "agent.limits.idle_timeout", l.IdleTimeout, time.Second, time.Hour)
+	between(c, "agent.limits.drain_timeout", l.DrainTimeout, 0, 24*time.Hour)
+}
+
+// auth refuses the mode that this version can't enforce: a file that asks for
+// keys must not start a gateway that is open.
+func (c *checker) auth(a Auth) {
+	switch a.Mode {
+	case "none":
+		if a.KeysFile != "" {
+			c.fail("agent.auth.keys_file", "has no effect with mode none", "remove it")
+		}
+		if a.PepperFile != "" {
+			c.fail("agent.auth.pepper_file", "has no effect with mode none", "remove it")
+		}
+	case "keys":
+		c.fail("agent.auth.mode", "this version has no API keys", "write none and put the gateway behind something that checks who asks")
+	default:
+		c.fail("agent.auth.mode", fmt.Sprintf("%q is not a mode", a.Mode), "write none")
+	}
+}

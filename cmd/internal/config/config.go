@@ -1,0 +1,226 @@
+// Package config reads the one YAML file that configures an agent or a
+// director. It is strict: an unknown key, a wrong unit, a duplicate or an
+// impossible value is a [Problem] that names file, line and key and says what
+// to do, and all problems of a file are reported at once.
+//
+// A setting's value comes from, in rising order: its default (the tag beside
+// the field below), the file, the environment variable RHUMB_SECTION_KEY, the
+// flag --set section.key=value. Names that a user chooses (models, regions,
+// hosts) are values of list items, never map keys. This is the only package
+// that uses viper.
+package config
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Config is one file's settings, checked and with defaults filled in. It is
+// plain data: the commands turn it into the daemons' options.
+type Config struct {
+	Log    Log    `mapstructure:"log"`
+	Admin  Admin  `mapstructure:"admin"`
+	Gossip Gossip `mapstructure:"gossip"`
+	Fleet  Fleet  `mapstructure:"fleet"`
+	Zone   Zone   `mapstructure:"zone"`
+	// TrustedProxies are the networks whose X-Forwarded-For is believed. Empty
+	// believes nobody: a client could otherwise choose its own place.
+	TrustedProxies []netip.Prefix `mapstructure:"trusted_proxies"`
+	// Director is nil unless the file has a director section.
+	Director *Director `mapstructure:"director"`
+	// Agent is nil unless the file has an agent section.
+	Agent *Agent `mapstructure:"agent"`
+}
+
+// Log says how a daemon logs; it always writes to standard error.
+type Log struct {
+	Level  string `mapstructure:"level" default:"info"`  // debug, info, warn or error
+	Format string `mapstructure:"format" default:"text"` // text or json
+}
+
+// TLS names a certificate and its key, both PEM. Both empty means no TLS.
+type TLS struct {
+	CertFile string `mapstructure:"cert_file"`
+	KeyFile  string `mapstructure:"key_file"`
+}
+
+// Admin is the daemon's own API with /metrics and /healthz. Beyond loopback it
+// needs both a token and TLS.
+type Admin struct {
+	Listen    string `mapstructure:"listen" default:"127.0.0.1:8088"`
+	TokenFile string `mapstructure:"token_file"`
+	TLS       TLS    `mapstructure:"tls"`
+}
+
+// Gossip is the daemon's place in the fleet's gossip.
+type Gossip struct {
+	Bind    string   `mapstructure:"bind" default:"0.0.0.0:7946"` // UDP and TCP
+	Seeds   []string `mapstructure:"seeds"`                       // host:port of members to join by
+	KeyFile string   `mapstructure:"key_file"`                    // the fleet's gossip key
+	Label   string   `mapstructure:"label" default:"rhumb"`       // keeps fleets apart that share a network
+}
+
+// Fleet is the daemon's identity: the fleet's public certificate and a
+// certificate and key of its own.
+type Fleet struct {
+	CAFile   string `mapstructure:"ca_file"`
+	CertFile string `mapstructure:"cert_file"`
+	KeyFile  string `mapstructure:"key_file"`
+}
+
+// Zone is the DNS zone that the directors serve. Name is lower-case and without
+// the trailing dot.
+type Zone struct {
+	Name   string        `mapstructure:"name"`
+	Serial uint32        `mapstructure:"serial"` // of the SOA; raise it with every change, the same on all directors
+	NS     []NameServer  `mapstructure:"ns"`
+	Names  []ServiceName `mapstructure:"names"`
+	TTL    time.Duration `mapstructure:"ttl" default:"20s"` // of routed answers, 5 s to 60 s
+	Static []Record      `mapstructure:"static"`
+}
+
+// NameServer is one of the zone's name servers, <name>.<zone>.
+type NameServer struct {
+	Name      string       `mapstructure:"name"` // ns1, ns2, …
+	Addresses []netip.Addr `mapstructure:"addresses"`
+}
+
+// ServiceName is a host of the zone that is routed: for one model, or for the
+// fleet's mix of models when Model is empty.
+type ServiceName struct {
+	Name  string `mapstructure:"name"`
+	Model string `mapstructure:"model"`
+}
+
+// Record is a static record of the zone. Name is relative to the zone, "@" is
+// the zone itself. TTL 0 means the record has none of its own.
+type Record struct {
+	Name  string        `mapstructure:"name"`
+	Type  string        `mapstructure:"type"` // A, AAAA, CAA, CNAME, MX, SRV or TXT
+	Value string        `mapstructure:"value"`
+	TTL   time.Duration `mapstructure:"ttl"`
+}
+
+// Director is what only a director needs.
+type Director struct {
+	DNS      DNS      `mapstructure:"dns"`
+	Redirect Redirect `mapstructure:"redirect"`
+	// StateFile keeps the last good state over a restart; empty keeps none.
+	StateFile string `mapstructure:"state_file"`
+	Geo       Geo    `mapstructure:"geo"`
+}
+
+// DNS is the authoritative name server, UDP and TCP on each address.
+type DNS struct {
+	Listen []string `mapstructure:"listen"`
+	// Why serves _why.<zone> TXT, which tells an asker how it is routed.
+	Why bool `mapstructure:"why" default:"false"`
+}
+
+// Redirect is the HTTP redirector; without an address there is none.
+type Redirect struct {
+	Listen []string `mapstructure:"listen"`
+	// Location is "name" for <region>.route.<zone>, or "endpoint" for the
+	// region's own address.
+	Location string `mapstructure:"location" default:"name"`
+	TLS      TLS    `mapstructure:"tls"`
+}
+
+// Geo says where clients are. An empty File means the built-in country table.
+type Geo struct {
+	File      string     `mapstructure:"file"`
+	Overrides []Override `mapstructure:"overrides"`
+}
+
+// Override places a client network: in a country, or at Lat and Lon (degrees)
+// when Country is empty.
+type Override struct {
+	CIDR    netip.Prefix `mapstructure:"cidr"`
+	Country string       `mapstructure:"country"` // ISO 3166-1 alpha-2
+	Lat     float64      `mapstructure:"lat"`
+	Lon     float64      `mapstructure:"lon"`
+}
+
+// Agent is what only a region's agent needs.
+type Agent struct {
+	Name      string      `mapstructure:"name"` // unique in its region
+	Region    string      `mapstructure:"region"`
+	Location  Location    `mapstructure:"location"`
+	Endpoints []Endpoint  `mapstructure:"endpoints"`
+	Models    []Model     `mapstructure:"models"`
+	Discovery []Discovery `mapstructure:"discovery"`
+	Listen    []string    `mapstructure:"listen"` // the gateway
+	TLS       TLS         `mapstructure:"tls"`
+	Limits    Limits      `mapstructure:"limits"`
+	Auth      Auth        `mapstructure:"auth"`
+}
+
+// Location is a place in degrees, north and east positive.
+type Location struct {
+	Lat float64 `mapstructure:"lat"`
+	Lon float64 `mapstructure:"lon"`
+}
+
+// Endpoint is a public address of the region: scheme, host and port. Addresses
+// are what DNS answers for it; an URL whose host is an address needs none.
+type Endpoint struct {
+	URL       string       `mapstructure:"url"`
+	Addresses []netip.Addr `mapstructure:"addresses"`
+}
+
+// Model is a model that the region serves.
+type Model struct {
+	Name string `mapstructure:"name"` // as Triton spells it
+	// Host is the model's DNS label; empty derives it from the name.
+	Host string `mapstructure:"host"`
+	// Slots is how many sequences a pod runs at once; 0 asks the pod.
+	Slots int `mapstructure:"slots"`
+}
+
+// Discovery is one source of pods. Type "static" lists them here.
+type Discovery struct {
+	Type string `mapstructure:"type"`
+	Pods []Pod  `mapstructure:"pods"`
+}
+
+// Pod is one Triton server. Addresses are host:port; an empty one means that
+// the pod does not offer that service.
+type Pod struct {
+	Name    string   `mapstructure:"name"`
+	HTTP    string   `mapstructure:"http"`
+	Metrics string   `mapstructure:"metrics"`
+	GRPC    string   `mapstructure:"grpc"`
+	Models  []string `mapstructure:"models"` // empty: every model of the agent
+	Slots   int      `mapstructure:"slots"`  // 0: the model's
+}
+
+// Limits bounds a request at the gateway. There is no limit on a whole request:
+// a stream may run for hours as long as bytes flow.
+type Limits struct {
+	Body          Size          `mapstructure:"body" default:"100MiB"`        // request body
+	Header        Size          `mapstructure:"header" default:"64KiB"`       // request line and headers
+	HeaderTimeout time.Duration `mapstructure:"header_timeout" default:"10s"` // to receive them
+	ReadTimeout   time.Duration `mapstructure:"read_timeout" default:"600s"`  // between two reads
+	WriteTimeout  time.Duration `mapstructure:"write_timeout" default:"600s"` // between two writes
+	IdleTimeout   time.Duration `mapstructure:"idle_timeout" default:"90s"`   // between two requests of a connection
+	DrainTimeout  time.Duration `mapstructure:"drain_timeout" default:"600s"` // for requests in flight at shutdown
+}
+
+// Auth says who may use the gateway.
+type Auth struct {
+	Mode       string `mapstructure:"mode" default:"none"` // none; keys is reserved
+	KeysFile   string `mapstructure:"keys_file"`
+	PepperFile string `mapstructure:"pepper_file"`
+}
+
+// Roles names the daemons that the file configures: agent, director or both.
+func (c *Config) Roles() []string {
+	var roles []string
+	if c.Agent != nil {
+		roles = append(roles, "agent")
+	}
+	if c.Director != nil {
+		roles = append(roles, "director")
+	}
+	return roles
+}

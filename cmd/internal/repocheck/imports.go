@@ -1,0 +1,155 @@
+package repocheck
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Rule is a row of the import table: packages and what of ours they may import.
+// A pattern "x/..." means x and all below it.
+type Rule struct {
+	Packages []string
+	May      []string
+	// StdOnly keeps libraries out altogether.
+	StdOnly bool
+	// Never lists packages of the standard library that have no place there.
+	Never []string
+	// Pure forbids goroutines: the package decides or describes.
+	Pure bool
+}
+
+// outside are the packages by which code would reach out of the process.
+var outside = []string{"net", "net/http", "os", "os/exec", "testing"}
+
+// Imports is the import table. The first row that has a package is its row.
+// Data flows down the list of parts (pods, agent, gossip, director, DNS) and no
+// part sees one that it does not need.
+var Imports = []Rule{
+	{Packages: []string{"regions"}, StdOnly: true, Never: outside, Pure: true},
+	{Packages: []string{"regions/regionstest"}, StdOnly: true},
+	{Packages: []string{"regions/discovery/..."}, May: []string{"regions", "regions/discovery"}},
+	// The generated messages of Triton's gRPC protocol.
+	{Packages: []string{"regions/triton/inferencepb"}},
+	// It is linked into the product, so it must not bring the testing flags along.
+	{Packages: []string{"regions/triton/tritontest"}, May: []string{"regions/triton/inferencepb"}, Never: []string{"testing"}},
+	{Packages: []string{"regions/triton"}, May: []string{"regions", "regions/triton/inferencepb"}},
+	{
+		Packages: []string{"regions/probe", "regions/pool", "regions/admit", "regions/gateway", "regions/scale", "regions/clients"},
+		May:      []string{"regions"},
+	},
+	// The frame of both daemons' admin API.
+	{Packages: []string{"regions/admin"}},
+	{Packages: []string{"regions/proxy"}, May: []string{"regions", "regions/pool"}},
+	{
+		Packages: []string{"regions/agent"},
+		May:      []string{"regions", "regions/...", "gossip", "gossip/fleet", "gossip/wire", "director", "director/latency"},
+	},
+	{Packages: []string{"gossip/fleet"}, May: []string{"regions"}, StdOnly: true},
+	{Packages: []string{"gossip/wire"}, May: []string{"regions"}, Never: outside, Pure: true},
+	{Packages: []string{"gossip"}, May: []string{"regions", "gossip/wire", "gossip/fleet"}},
+	{Packages: []string{"gossip/gossiptest"}, May: []string{"regions", "gossip", "gossip/wire", "gossip/fleet"}},
+	{Packages: []string{"director"}, May: []string{"regions"}, Never: outside, Pure: true},
+	{Packages: []string{"director/latency"}, May: []string{"regions"}, StdOnly: true, Never: outside, Pure: true},
+	{Packages: []string{"director/geo/..."}, May: []string{"regions", "director/geo"}},
+	{Packages: []string{"director/redirect", "director/dashboard"}, May: []string{"regions", "director"}},
+	{
+		Packages: []string{"director/node"},
+		May:      []string{"regions", "director", "director/...", "dnsserver", "gossip", "gossip/wire", "gossip/fleet", "regions/admin"},
+	},
+	{Packages: []string{"dnsserver"}},
+	{Packages: []string{"dnsserver/dnstest"}, May: []string{"dnsserver"}},
+	{
+		Packages: []string{"simulations/..."},
+		May:      []string{"regions/...", "gossip/...", "director/...", "dnsserver/...", "simulations/..."},
+	},
+	{Packages: []string{"cmd/internal/telemetry", "cmd/internal/repocheck"}},
+	// It turns a file into the daemons' options.
+	{
+		Packages: []string{"cmd/internal/config"},
+		May: []string{
+			"regions", "regions/agent", "regions/discovery", "regions/gateway", "gossip", "gossip/fleet",
+			"director/node", "director/geo", "director/redirect", "dnsserver",
+		},
+	},
+	{
+		Packages: []string{"cmd/rhumb"},
+		May: []string{
+			"cmd/internal/config", "cmd/internal/telemetry", "regions", "regions/agent", "regions/gateway", "regions/triton/tritontest",
+			"director/node", "gossip", "gossip/fleet", "dnsserver", "simulations/...",
+		},
+	},
+}
+
+// matches reports whether a path below the module is one that a pattern means.
+func matches(pattern, path string) bool {
+	if root, below := strings.CutSuffix(pattern, "/..."); below {
+		return path == root || strings.HasPrefix(path, root+"/")
+	}
+	return path == pattern
+}
+
+func anyMatches(patterns []string, path string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool { return matches(p, path) })
+}
+
+// ruleFor finds the row of a package.
+func ruleFor(table []Rule, path string) (Rule, bool) {
+	i := slices.IndexFunc(table, func(r Rule) bool { return anyMatches(r.Packages, path) })
+	if i < 0 {
+		return Rule{}, false
+	}
+	return table[i], true
+}
+
+// CheckImports compares what packages import, outside of their tests, with the
+// table.
+func CheckImports(packages []Package, table []Rule) []string {
+	var found []string
+	for _, p := range packages {
+		rule, ok := ruleFor(table, p.Path())
+		if !ok {
+			found = append(found, violate(p.Path(), "has no row in the import table; give it one"))
+			continue
+		}
+		for _, imported := range p.Imports {
+			ours, isOurs := strings.CutPrefix(imported, Module+"/")
+			first, _, _ := strings.Cut(imported, "/")
+			switch {
+			case isOurs && !anyMatches(rule.May, ours):
+				found = append(found, violate(p.Path(), "may not import %s; define an interface beside the caller, or move what both need down", ours))
+			case !isOurs && rule.StdOnly && strings.Contains(first, "."):
+				found = append(found, violate(p.Path(), "may not import the library %s; it is a leaf of the standard library only", imported))
+			case slices.Contains(rule.Never, imported):
+				found = append(found, violate(p.Path(), "may not import %s; do that in the package that calls it", imported))
+			}
+		}
+	}
+	return found
+}
+
+// ImportTable prints each package with what of ours it imports.
+func ImportTable(packages []Package) string {
+	var b strings.Builder
+	for _, p := range packages {
+		var ours []string
+		for _, imported := range p.Imports {
+			if path, isOurs := strings.CutPrefix(imported, Module+"/"); isOurs {
+				ours = append(ours, path)
+			}
+		}
+		fmt.Fprintf(&b, "%-30s %s\n", p.Path(), strings.Join(ours, " "))
+	}
+	return b.String()
+}
+
+// CheckDocs wants a comment that says what each package is.
+func CheckDocs(packages []Package) []string {
+	var found []string
+	for _, p := range packages {
+		if p.Doc == "" && len(p.GoFiles) > 0 {
+			found = append(found, violate(p.Path(), "has no package comment; say in a sentence what it is"))
+		}
+	}
+	return found
+}
