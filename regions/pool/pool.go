@@ -1,0 +1,159 @@
+// Package pool holds a region's pods and gives them to requests. It knows which
+// pods there are (discovery's word), which of them take requests (the probes'
+// word) and what each has in flight (its own), and chooses by that under one
+// lock: two models on one pod share a GPU, so that no part of the pool can be
+// chosen from alone.
+//
+// Everything that depends on time takes it as an argument; there is no clock,
+// no goroutine and no I/O here, so that a simulator drives the same code.
+package pool
+
+import (
+	"sync"
+	"time"
+
+	"github.com/rhumb-lb/rhumb/regions"
+)
+
+// Pool is the pods of one region, as one agent uses them. It is safe for
+// concurrent use.
+type Pool struct {
+	options Options
+	metrics *metrics
+	changed chan struct{} // capacity 1
+
+	mu      sync.Mutex // guards all that follows, down to each pod and model
+	pods    map[regions.PodID]*pod
+	leaving []*pod // not in the set any more, with requests that have not ended
+	models  map[regions.ModelName]*model
+	claims  uint64
+	found   []Candidate // scratch of Claim
+	seats   []*seat     // scratch of Claim, beside found
+}
+
+// New makes a pool without pods. A zero Selector is [LeastConnections].
+func New(o Options) *Pool {
+	if o.Selector == nil {
+		o.Selector = LeastConnections{}
+	}
+	p := &Pool{
+		options: o,
+		metrics: newMetrics(o.Registry),
+		changed: make(chan struct{}, 1),
+		pods:    map[regions.PodID]*pod{},
+		models:  map[regions.ModelName]*model{},
+	}
+	for _, name := range o.Models {
+		p.modelLocked(name)
+	}
+	return p
+}
+
+// Changed gives a token after a pod changed its state or its slots, entered the
+// pool or left it, however many changes there were since the last token. It is
+// for one receiver: who publishes the region's status.
+func (p *Pool) Changed() <-chan struct{} { return p.changed }
+
+// SetPods replaces the set of pods. A new pod takes no requests until
+// [Pool.SetState] says so, and neither does one that is known by its ID but has
+// another HTTP address: it is another server. A terminating pod takes no new
+// requests; it, and one that is no longer in the set, drains until its leases
+// end. A model that was ever in a set stays known, without pods if need be: its
+// requests are for another region, not for nobody.
+func (p *Pool) SetPods(now time.Time, pods []regions.Pod) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	changed := false
+	old := p.pods
+	p.pods = make(map[regions.PodID]*pod, len(pods))
+	for _, spec := range pods {
+		if p.pods[spec.ID] != nil {
+			continue // discovery refuses twins; the first is as good as the second
+		}
+		known := old[spec.ID]
+		if known != nil && known.spec.HTTP == spec.HTTP {
+			delete(old, spec.ID)
+		} else {
+			known = p.returnLocked(spec)
+		}
+		p.pods[spec.ID] = known
+		changed = known.list(now, spec, p.modelLocked) || changed
+	}
+	for _, gone := range old {
+		gone.unlist()
+		p.leaving = append(p.leaving, gone)
+		changed = true
+	}
+	for _, current := range p.pods {
+		current.sweep()
+	}
+	p.sweepLocked()
+	if changed {
+		p.notify()
+	}
+}
+
+// returnLocked finds the server of spec among those that are leaving, so that
+// its requests go on counting, or makes a new one.
+func (p *Pool) returnLocked(spec regions.Pod) *pod {
+	for i, left := range p.leaving {
+		if left.spec.ID == spec.ID && left.spec.HTTP == spec.HTTP {
+			p.leaving = append(p.leaving[:i], p.leaving[i+1:]...)
+			return left
+		}
+	}
+	return &pod{}
+}
+
+// sweepLocked forgets pods that have left.
+func (p *Pool) sweepLocked() {
+	kept := p.leaving[:0]
+	for _, left := range p.leaving {
+		if left.sweep() {
+			kept = append(kept, left)
+		}
+	}
+	clear(p.leaving[len(kept):])
+	p.leaving = kept
+}
+
+// modelLocked finds a model's pool, or makes it.
+func (p *Pool) modelLocked(name regions.ModelName) *model {
+	m := p.models[name]
+	if m == nil {
+		m = &model{name: name}
+		p.models[name] = m
+	}
+	return m
+}
+
+// SetState takes in what the probes find of a pod for a model, and returns what
+// it was until now. A pod or model that is not in the set is ignored and gone.
+func (p *Pool) SetState(now time.Time, id regions.PodID, name regions.ModelName, st regions.PodState) (old regions.PodState) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	current := p.pods[id]
+	if current == nil {
+		return regions.PodGone
+	}
+	s := current.seat(name)
+	if s == nil || !s.listed {
+		return regions.PodGone
+	}
+	old = s.state()
+	if s.told != st {
+		s.told, s.since = st, now
+	}
+	if s.state() != old {
+		p.notify()
+	}
+	return old
+}
+
+// notify leaves a token for the receiver of Changed.
+func (p *Pool) notify() {
+	select {
+	case p.changed <- struct{}{}:
+	default:
+	}
+}
