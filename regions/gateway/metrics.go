@@ -1,0 +1,45 @@
+package gateway
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// otherModel is the label of models that the region does not know: clients must
+// not be able to make labels.
+const otherModel = "_other"
+
+type metrics struct {
+	requests *prometheus.CounterVec   // route, model, code
+	duration *prometheus.HistogramVec // route, model
+}
+
+// newMetrics makes the gateway's metrics and registers them, unless with nil.
+func newMetrics(reg *prometheus.Registry) *metrics {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rhumb_gateway_requests_total",
+			Help: "Requests by route, model and status; model is empty for the gateway's own answers.",
+		}, []string{"route", "model", "code"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "rhumb_gateway_request_duration_seconds",
+			Help: "Time from a request's head to the end of its answer.",
+			// From a health check to a long generation.
+			Buckets:                         []float64{.005, .025, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 180, 600},
+			NativeHistogramBucketFactor:     1.1,
+			NativeHistogramMaxBucketNumber:  160,
+			NativeHistogramMinResetDuration: time.Hour,
+		}, []string{"route", "model"}),
+	}
+	if reg != nil {
+		reg.MustRegister(m.requests, m.duration)
+	}
+	return m
+}
+
+func (m *metrics) observe(route, model string, status int, took time.Duration) {
+	m.requests.WithLabelValues(route, model, strconv.Itoa(status)).Inc()
+	m.duration.WithLabelValues(route, model).Observe(took.Seconds())
+}

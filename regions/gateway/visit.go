@@ -1,0 +1,75 @@
+package gateway
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"time"
+)
+
+// visit is one request on its way through the gateway, and the writer of its
+// answer.
+type visit struct {
+	recorder
+	begun  time.Time
+	client netip.Addr
+	route  route
+	done   bool // handled to the end, without a panic
+}
+
+// recorder notes what is answered.
+type recorder struct {
+	http.ResponseWriter
+	status int
+	bytes  int64
+}
+
+// Unwrap lets http.ResponseController reach the server's writer.
+func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// WriteHeader notes the status; interim answers are not the answer's.
+func (w *recorder) WriteHeader(status int) {
+	if w.status == 0 && status >= http.StatusOK {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write counts the bytes of the body.
+func (w *recorder) Write(p []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	n, err := w.ResponseWriter.Write(p)
+	w.bytes += int64(n)
+	return n, err
+}
+
+// record counts a request and writes its line of the access log: requests of
+// models as info, the gateway's own answers, which health checks ask for all the
+// time, as debug. The query is left out, as are all header fields: they may hold
+// secrets.
+func (g *Gateway) record(v *visit, r *http.Request) {
+	took := g.opts.Now().Sub(v.begun)
+	name := v.route.name
+	if name == "" {
+		name = routeNone
+	}
+	label := ""
+	if v.route.model != "" {
+		label = otherModel
+		if g.knows(v.route.model) {
+			label = string(v.route.model)
+		}
+	}
+	g.metrics.observe(name, label, v.status, took)
+	level := slog.LevelDebug
+	if v.route.model != "" {
+		level = slog.LevelInfo
+	}
+	g.log.LogAttrs(context.Background(), level, "request",
+		slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.String("route", name),
+		slog.String("model", string(v.route.model)), slog.Int("status", v.status), slog.Int64("bytes", v.bytes),
+		slog.Duration("took", took), slog.String("client", v.client.String()), slog.Bool("cut", !v.done))
+}

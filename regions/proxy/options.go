@@ -1,0 +1,119 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/pool"
+)
+
+// Options say what a proxy works with. Region and Pool are required.
+type Options struct {
+	// Region is this region; it is told to clients and to regions that are
+	// spilled to.
+	Region regions.ID
+	// Pool gives out pods.
+	Pool *pool.Pool
+	// Spill gives out other regions when Pool refuses. Nil: never.
+	Spill Spiller
+	// Observe is told what requests see of pods in passing. It is called on the
+	// path of requests, so it must not block. Nil: nobody.
+	Observe func(regions.Observation)
+	// Now is the clock by which pods are claimed and requests are timed; the
+	// system's if nil. Deadlines of sockets always follow the system's.
+	Now func() time.Time
+	// Dial opens connections to pods and regions; a net.Dialer's if nil.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// SpillTLS is used towards https endpoints of other regions. Nil: the
+	// system's roots, no client certificate.
+	SpillTLS *tls.Config
+	// Limits bound a request. The zero value stands for DefaultLimits.
+	Limits Limits
+	// ExposePod adds the pod's ID to answers.
+	ExposePod bool
+	// Logger and Registry may be nil.
+	Logger   *slog.Logger
+	Registry *prometheus.Registry
+}
+
+// Limits bound what one request may take. None bounds the whole of a request: a
+// generation may run for hours as long as it moves.
+type Limits struct {
+	// PodStall is the longest wait for a pod between two reads, the first
+	// answer's wait included. A prompt may queue for minutes behind others.
+	PodStall time.Duration
+	// ClientStall is how long one write to the client may block.
+	ClientStall time.Duration
+	// BodyStall is how long a client may take for the next KiB of its body.
+	BodyStall time.Duration
+	// Dial bounds connecting to a pod or a region, and once more the TLS
+	// handshake where there is one.
+	Dial time.Duration
+	// Body is the largest request body in bytes; beyond it the answer is 413.
+	Body int64
+	// Buffer is the largest body in bytes that is kept for a replay. A larger
+	// one streams through.
+	Buffer int64
+	// Replays is how many more places are tried after the first was lost.
+	Replays int
+}
+
+// DefaultLimits are argued one by one:
+//
+//   - 600 s between two reads from a pod or writes to a client, the usual proxy
+//     setting for language models: a long prompt behind a full queue is slow,
+//     not lost.
+//   - 30 s for a KiB of a body, so that a sender of single bytes can't hold a
+//     connection for long, while a phone on a bad line can pause.
+//   - 2 s to connect: one lost SYN is sent again after 1 s.
+//   - 100 MiB of body: images and audio as base64.
+//   - 1 MiB kept for a replay: a prompt of 250,000 tokens; 1,000 requests at
+//     once hold 1 GiB at the worst.
+//   - 2 replays: with the first that is the three attempts beyond which a
+//     request does more harm than good; a crash of one pod takes one, and the
+//     crash of another meanwhile the second.
+func DefaultLimits() Limits {
+	return Limits{
+		PodStall:    600 * time.Second,
+		ClientStall: 600 * time.Second,
+		BodyStall:   30 * time.Second,
+		Dial:        2 * time.Second,
+		Body:        100 << 20,
+		Buffer:      1 << 20,
+		Replays:     2,
+	}
+}
+
+// DefaultOptions are the options of a region's proxy before the operator's.
+func DefaultOptions(region regions.ID, pods *pool.Pool) Options {
+	return Options{Region: region, Pool: pods, Limits: DefaultLimits()}
+}
+
+func (o Options) withDefaults() Options {
+	if o.Limits == (Limits{}) {
+		o.Limits = DefaultLimits()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Observe == nil {
+		o.Observe = func(regions.Observation) {}
+	}
+	if o.Dial == nil {
+		// A host that vanishes under a silent stream is noticed within
+		// 15 s + 3 x 5 s, not after PodStall.
+		d := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
+			Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3,
+		}}
+		o.Dial = d.DialContext
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}

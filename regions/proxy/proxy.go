@@ -1,0 +1,130 @@
+// Package proxy sends clients' requests to Triton pods over HTTP/1.1 and streams
+// the answers back, event by event.
+//
+// It is the standard library's reverse proxy around a round trip of our own:
+// that one claims a pod, sends, replays on another pod what was lost before the
+// first byte of an answer where that is sound, goes one hop to another region
+// where this one has no pod, and reports each claim's outcome exactly once. The
+// library keeps what is easy to get wrong (hop-by-hop fields, trailers, interim
+// answers, flushing of streams, aborting a broken one).
+//
+// What a client does wrong never counts against a pod: its malformed body, its
+// departure and its slowness end as [regions.EndClientGone].
+package proxy
+
+import (
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"sync"
+
+	"github.com/rhumb-lb/rhumb/regions"
+)
+
+// The fields that Rhumb adds. RegionHeader names the region whose pod answered;
+// PodHeader that pod, where Options.ExposePod; SpilledHeader marks a request
+// that another region's gateway sent on: it is never sent on again.
+const (
+	RegionHeader  = "Rhumb-Region"
+	PodHeader     = "Rhumb-Pod"
+	SpilledHeader = "Rhumb-Spilled-From"
+)
+
+// Proxy forwards requests to the pods of one region. It is safe for concurrent
+// use.
+type Proxy struct {
+	opts    Options
+	pooled  *http.Transport // keeps connections
+	fresh   *http.Transport // one connection per request, for replays
+	buffers bufferPool
+	log     *slog.Logger
+	metrics *metrics
+}
+
+// New makes a proxy. It starts nothing; [Proxy.CloseIdle] is all the tidying
+// that it needs.
+func New(o Options) *Proxy {
+	o = o.withDefaults()
+	return &Proxy{
+		opts:    o,
+		pooled:  newTransport(o, true),
+		fresh:   newTransport(o, false),
+		log:     o.Logger.With("component", "proxy"),
+		metrics: newMetrics(o.Registry),
+	}
+}
+
+// CloseIdle closes the connections to pods that no request uses. A pod that
+// shuts down waits for its idle connections, so call it when one drains, and at
+// the end.
+func (p *Proxy) CloseIdle() { p.pooled.CloseIdleConnections() }
+
+// Forward sends the request to a pod that serves req.Model and streams the
+// answer to w; the request's path, query and method go out as they are in r,
+// so mapping and vetting them is the caller's business, as is removing
+// X-Forwarded-Proto and X-Forwarded-Host of a sender that is not trusted.
+// req.Client becomes X-Forwarded-For.
+//
+// A failure before the first byte of the answer is answered as Triton would,
+// {"error": "..."} with a status. After it, Forward panics with
+// [http.ErrAbortHandler], so that the client sees a cut connection and never a
+// clean end; handlers around it may look at the panic, but must let it pass.
+func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, req regions.Request) {
+	cw := &clientWriter{ResponseWriter: w, ctl: http.NewResponseController(w), stall: p.opts.Limits.ClientStall}
+	x := &exchange{proxy: p, in: r, w: cw, req: req, spilledIn: r.Header.Get(SpilledHeader) != ""}
+	defer x.finish()
+	if err := checkFields(r.Header); err != nil {
+		x.fail(cw, r, err)
+		return
+	}
+	var err error
+	if x.body, err = readPayload(r, cw.ctl, p.opts.Limits); err != nil {
+		x.fail(cw, r, err)
+		return
+	}
+	x.begun = p.opts.Now()
+	out := r.WithContext(r.Context())
+	out.Body, out.ContentLength = x.body.peek(), x.body.length
+	if _, ok := r.Header["Upgrade"]; ok {
+		// No upgrade is passed on: Triton knows none, and h2c would open a tunnel
+		// around everything that is checked here. It goes before the library
+		// sees it, which would fail on an odd one.
+		out.Header = r.Header.Clone()
+		out.Header.Del("Upgrade")
+	}
+	rp := httputil.ReverseProxy{
+		Rewrite:        x.rewrite,
+		Transport:      x,
+		ModifyResponse: x.answer,
+		ErrorHandler:   x.fail,
+		ErrorLog:       silent,
+		BufferPool:     &p.buffers,
+		// FlushInterval stays 0: event streams and answers of unknown length
+		// are flushed at each read all the same, and -1 would cut the last
+		// frame off from trailers over HTTP/2.
+	}
+	rp.ServeHTTP(cw, out)
+}
+
+// silent takes what the library would log: the exchange reports the same, with
+// the pod's name.
+var silent = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
+
+// bufferSize is the unit of copying. A token's event is some 100 bytes; 32 KiB
+// is what io.Copy uses for the rare large tensor.
+const bufferSize = 32 << 10
+
+// bufferPool lends copy buffers: a stream of minutes holds one, and a thousand
+// short requests a second should not make garbage of 32 KiB each.
+type bufferPool struct{ pool sync.Pool }
+
+// Get lends a buffer.
+func (b *bufferPool) Get() []byte {
+	if buf, ok := b.pool.Get().(*[bufferSize]byte); ok {
+		return buf[:]
+	}
+	return new([bufferSize]byte)[:]
+}
+
+// Put takes a buffer back.
+func (b *bufferPool) Put(buf []byte) { b.pool.Put((*[bufferSize]byte)(buf)) }

@@ -1,0 +1,186 @@
+package proxy_test
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/proxy"
+)
+
+// elsewhere gives out the same regions in turn and notes how it went there.
+type elsewhere struct {
+	mu    sync.Mutex
+	urls  []string
+	asked int
+	open  int
+	ends  []regions.Outcome
+}
+
+func (e *elsewhere) Spill(_ time.Time, _ regions.Request) (proxy.SpillLease, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.urls) == 0 {
+		return nil, false
+	}
+	to, err := regions.ParseEndpoint(e.urls[e.asked%len(e.urls)])
+	if err != nil {
+		return nil, false
+	}
+	e.asked++
+	e.open++
+	return &ticket{e: e, to: to}, true
+}
+
+type ticket struct {
+	e  *elsewhere
+	to regions.Endpoint
+}
+
+func (l *ticket) Region() regions.ID         { return "there" }
+func (l *ticket) Endpoint() regions.Endpoint { return l.to }
+func (l *ticket) Done(_ time.Time, out regions.Outcome) {
+	l.e.mu.Lock()
+	defer l.e.mu.Unlock()
+	l.e.open--
+	l.e.ends = append(l.e.ends, out)
+}
+
+// check compares the ends of the leases, which must all have been returned.
+func (e *elsewhere) check(t *testing.T, want ...regions.End) {
+	t.Helper()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var got []regions.End
+	for _, out := range e.ends {
+		got = append(got, out.End)
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) || e.open != 0 {
+		t.Errorf("leases ended as %v, %d are open; want %v", got, e.open, want)
+	}
+}
+
+func with(e *elsewhere) func(*proxy.Options) {
+	return func(o *proxy.Options) { o.Spill = e }
+}
+
+func TestSpillGoesOneHop(t *testing.T) {
+	var heard http.Header
+	var path string
+	there := newRig(t, func(o *proxy.Options) { o.Region = "there" }, startPod(t, func(w http.ResponseWriter, r *http.Request) {
+		heard, path = r.Header.Clone(), r.URL.String()
+		echo("there")(w, r)
+	}))
+	to := &elsewhere{urls: []string{there.url}}
+	here := newRig(t, with(to)) // no pods
+	res, text, err := here.post("/v2/models/llama/generate?x=1", "{}", "Authorization", "Bearer k")
+	if err != nil || res.StatusCode != http.StatusOK || text != "there:2" {
+		t.Fatalf("got %v %q %v", res, text, err)
+	}
+	if got := res.Header.Values(proxy.RegionHeader); len(got) != 1 || got[0] != "there" {
+		t.Errorf("%s is %q, want the region that answered", proxy.RegionHeader, got)
+	}
+	if path != "/v2/models/llama/generate?x=1" || heard.Get("Authorization") != "Bearer k" {
+		t.Errorf("the pod there heard %s %v", path, heard)
+	}
+	if heard.Get(proxy.SpilledHeader) != "" {
+		t.Errorf("the pod there heard %s, which is between gateways", proxy.SpilledHeader)
+	}
+	here.ended(regions.EndServed, 1)
+	to.check(t, regions.EndServed)
+	if out := to.ends[0]; !out.SawBytes || out.TTFT <= 0 || out.Took < out.TTFT {
+		t.Errorf("outcome %+v does not add up", out)
+	}
+	if len(here.saw()) != 0 {
+		t.Errorf("saw %v here, where there is no pod", here.saw())
+	}
+	for name, g := range map[string]*rig{"out": here, "in": there} {
+		if got := g.metric("rhumb_proxy_spilled_total"); len(got) != 1 || got[0] != 1 {
+			t.Errorf("%s: spilled %v, want 1", name, got)
+		}
+	}
+}
+
+func TestSpillNeverLoops(t *testing.T) {
+	toHere, toThere := &elsewhere{}, &elsewhere{}
+	here, there := newRig(t, with(toThere)), newRig(t, with(toHere))
+	toHere.urls, toThere.urls = []string{here.url}, []string{there.url}
+	res, text, err := here.post("/v2/models/llama/generate", "{}")
+	if err != nil || res.StatusCode != http.StatusNotFound {
+		t.Fatalf("got %v %q %v, want the other region's 404", res, text, err)
+	}
+	if toThere.asked != 1 || toHere.asked != 0 {
+		t.Errorf("asked %d times here and %d there, want once and never", toThere.asked, toHere.asked)
+	}
+	toThere.check(t, regions.EndServed)
+}
+
+func TestRefusals(t *testing.T) {
+	// No pod takes anything, and there is nowhere to spill.
+	g := newRig(t, with(&elsewhere{}), startPod(t, echo("a")))
+	g.pool.SetState(time.Now(), "a", llama, regions.PodEjected)
+	res, text, err := g.post("/v2/models/llama/generate", "{}")
+	if err != nil || res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") == "" {
+		t.Errorf("no pod: got %v %q %v, want 503 and Retry-After", res, text, err)
+	}
+	res, text, err = g.post("/v2/models/nope/generate", "{}", "Test-Model", "nope")
+	if want := `{"error":"Request for unknown model: 'nope' is not found"}`; err != nil || res.StatusCode != http.StatusNotFound || text != want {
+		t.Errorf("unknown model: got %v %q %v, want 404 %s", res, text, err, want)
+	}
+	if got := res.Header.Get("Content-Type"); got != "application/json" {
+		t.Errorf("Content-Type %q", got)
+	}
+	g.ended(regions.EndNotStarted, 1) // the unknown model has no label of its own
+}
+
+func TestSpillIsTriedElsewhereBeforeTheFirstByte(t *testing.T) {
+	there := newRig(t, nil, startPod(t, echo("there")))
+	to := &elsewhere{urls: []string{"http://" + nobody(t), there.url}}
+	here := newRig(t, with(to), nobody(t))
+	res, text, err := here.post("/v2/models/llama/generate", "{}")
+	if err != nil || res.StatusCode != http.StatusOK || text != "there:2" {
+		t.Fatalf("got %v %q %v", res, text, err)
+	}
+	here.ended(regions.EndServed, 1)
+	to.check(t, regions.EndPodLost, regions.EndServed)
+}
+
+func TestSpilledStreamThatIsCutNeverLooksComplete(t *testing.T) {
+	words := make(chan string)
+	there := newRig(t, nil, startPod(t, stepPod(words, nil)))
+	to := &elsewhere{urls: []string{there.url}}
+	here := newRig(t, with(to))
+	go func() { words <- "one"; words <- "cut" }()
+	_, text, err := here.post("/v2/models/llama/generate_stream", "{}")
+	if !errors.Is(err, io.ErrUnexpectedEOF) || !strings.Contains(text, "one") {
+		t.Errorf("the client got %q and %v, want one event and an unexpected end", text, err)
+	}
+	here.ended(regions.EndPodLost, 1)
+	to.check(t, regions.EndPodLost)
+}
+
+func TestSpillOverTLS(t *testing.T) {
+	there := httptest.NewTLSServer(echo("there"))
+	t.Cleanup(there.Close)
+	to := &elsewhere{urls: []string{there.URL}}
+	here := newRig(t, func(o *proxy.Options) {
+		o.Spill = to
+		o.SpillTLS = &tls.Config{RootCAs: x509.NewCertPool()}
+		o.SpillTLS.RootCAs.AddCert(there.Certificate())
+	})
+	res, text, err := here.post("/v2/models/llama/generate", "{}")
+	if err != nil || res.StatusCode != http.StatusOK || text != "there:2" {
+		t.Fatalf("got %v %q %v", res, text, err)
+	}
+	here.ended(regions.EndServed, 1)
+	to.check(t, regions.EndServed)
+}

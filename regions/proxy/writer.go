@@ -1,0 +1,68 @@
+package proxy
+
+import (
+	"net"
+	"net/http"
+	"time"
+)
+
+// clientWriter writes the answer under a rolling deadline and remembers whether
+// the client failed to take it.
+type clientWriter struct {
+	http.ResponseWriter
+	ctl   *http.ResponseController
+	stall time.Duration
+	begun bool  // the answer's head was written
+	err   error // of a write
+}
+
+// Unwrap lets http.ResponseController reach the server's writer.
+func (w *clientWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// WriteHeader writes the head; interim answers don't count as one.
+func (w *clientWriter) WriteHeader(status int) {
+	w.extend()
+	if status >= http.StatusOK {
+		w.begun = true
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write writes a part of the body.
+func (w *clientWriter) Write(p []byte) (int, error) {
+	w.extend()
+	n, err := w.ResponseWriter.Write(p)
+	w.note(err)
+	return n, err
+}
+
+// FlushError sends what is buffered.
+func (w *clientWriter) FlushError() error {
+	err := w.ctl.Flush()
+	w.note(err)
+	return err
+}
+
+func (w *clientWriter) note(err error) {
+	if err != nil && w.err == nil {
+		w.err = err
+	}
+}
+
+// extend gives the next write its time. Writers that have no deadlines, such as
+// recorders, are left alone.
+func (w *clientWriter) extend() { _ = w.ctl.SetWriteDeadline(time.Now().Add(w.stall)) }
+
+// reset cuts a client's connection with a reset. An HTTP/1.0 client reads an
+// answer until the connection ends, so only a reset tells it that there was
+// more to come (RFC 9112 section 8).
+func (w *clientWriter) reset() {
+	conn, _, err := w.ctl.Hijack()
+	if err != nil {
+		return // the server will close it
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	_ = conn.Close()
+}
