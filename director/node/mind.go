@@ -1,0 +1,176 @@
+package node
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/rhumb-lb/rhumb/director"
+	"github.com/rhumb-lb/rhumb/director/geo"
+	"github.com/rhumb-lb/rhumb/director/latency"
+	"github.com/rhumb-lb/rhumb/regions"
+)
+
+const (
+	// planEvery is how often the plan is made when nothing calls for it: load
+	// moves in seconds, and cached answers in tens of them.
+	planEvery = time.Second
+
+	// judgeEvery is how often the regions are judged: it adds at most a tenth of a
+	// second to the time in which a lost region is noticed, and costs microseconds.
+	judgeEvery = 100 * time.Millisecond
+)
+
+// Change is what differs between a plan and the one before.
+type Change struct {
+	Table *director.Table
+	// Verdicts are those that changed, with the state before (0 if new).
+	Verdicts []VerdictChange
+}
+
+// VerdictChange is one region's change of verdict.
+type VerdictChange struct {
+	director.Verdict
+	Before director.State
+}
+
+// mind makes plans and swaps them in whole. Only its own goroutine touches it,
+// but for world.
+type mind struct {
+	snapshot func() regions.Snapshot
+	probes   func() []director.Probe
+	demand   *demand
+	geo      *geo.Map
+	ttl      time.Duration
+	route    []netip.Addr
+	why      bool
+	log      *slog.Logger
+	metrics  *metrics
+	onPlan   func(Change)
+
+	cells   []regions.Cell
+	labels  *labels
+	control director.Control
+	needs   string // what the last plan rested on
+	planned time.Time
+	matrix  *latency.Matrix
+	places  []latency.Place
+	gen     uint64
+	synced  bool // heard of a region at least once
+
+	world atomic.Pointer[world]
+}
+
+// run judges every judgeEvery and when a probe or a status is news, and plans
+// each planEvery and when a judgement finds that what the plan rests on has
+// changed, until ctx ends.
+func (m *mind) run(ctx context.Context, probed, heard <-chan struct{}, now func() time.Time) error {
+	tick := time.NewTicker(judgeEvery)
+	defer tick.Stop()
+	for {
+		m.step(now())
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-probed:
+		case <-heard:
+		case <-tick.C:
+		}
+	}
+}
+
+// step judges, and plans if it is time or something decisive changed.
+func (m *mind) step(now time.Time) {
+	in := m.inputs(now)
+	needs := decisive(in, director.Judge(in, now))
+	if needs == m.needs && now.Sub(m.planned) < planEvery && m.world.Load() != nil {
+		return
+	}
+	m.needs, m.planned = needs, now
+	m.demand.arrived(in.Snapshot)
+	in.Demand = m.demand.now(now)
+	table, control := director.Plan(in, now)
+	change := Change{Table: table, Verdicts: changes(m.control, control)}
+	m.control = control
+	for _, v := range change.Verdicts {
+		m.log.Info("verdict", "region", v.Region, "from", v.Before, "to", v.State, "reason", v.Reason)
+	}
+	m.publish(in.Snapshot, table, now)
+	m.metrics.planned(table)
+	if m.onPlan != nil {
+		m.onPlan(change)
+	}
+}
+
+func (m *mind) inputs(now time.Time) director.Inputs {
+	snapshot := m.snapshot()
+	places := make([]latency.Place, 0, len(snapshot.Reports))
+	for _, r := range snapshot.Regions() {
+		places = append(places, latency.Place{ID: r.ID, Location: r.Location})
+	}
+	if m.matrix == nil || !slices.Equal(places, m.places) {
+		m.matrix, m.places = latency.Estimates(m.cells, places), places
+	}
+	return director.Inputs{
+		Snapshot: snapshot, Probes: m.probes(), Cells: m.cells,
+		Latency: m.matrix, Control: m.control, TTL: m.ttl,
+	}
+}
+
+// publish swaps the new world in.
+func (m *mind) publish(s regions.Snapshot, table *director.Table, now time.Time) {
+	for _, model := range m.labels.learn(s) {
+		m.log.Warn("model not served by name", "model", model, "why", m.labels.refused[model])
+	}
+	m.synced = m.synced || len(table.Regions) > 0
+	old := m.world.Load()
+	if old == nil || old.table.Hash != table.Hash {
+		m.gen++
+	}
+	w := &world{
+		table: table, geo: m.geo, names: m.labels.names(table, m.why), labels: maps.Clone(m.labels.byLabel),
+		route: m.route, synced: m.synced, made: now, gen: m.gen,
+	}
+	m.world.Store(w)
+}
+
+// decisive sums up what can't wait for the next plan: verdicts, drains, who has
+// pods for what, and endpoints. Load is not in it.
+func decisive(in director.Inputs, verdicts []director.Verdict) string {
+	var b strings.Builder
+	for i, r := range in.Snapshot.Regions() {
+		b.WriteString(string(r.ID))
+		b.WriteByte(byte('0' + verdicts[i].State))
+		for _, e := range r.Endpoints {
+			b.WriteString(e.URL())
+		}
+		for _, m := range r.Models {
+			b.WriteString(string(m.Name))
+			if m.Pods.Taking() > 0 {
+				b.WriteByte('+')
+			}
+			b.WriteByte(';')
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+func changes(before, after director.Control) []VerdictChange {
+	was := map[regions.ID]director.State{}
+	for _, v := range before.Verdicts {
+		was[v.Region] = v.State
+	}
+	var out []VerdictChange
+	for _, v := range after.Verdicts {
+		if was[v.Region] != v.State {
+			out = append(out, VerdictChange{v, was[v.Region]})
+		}
+	}
+	return out
+}

@@ -1,0 +1,78 @@
+package agent
+
+import (
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/rhumb-lb/rhumb/regions/admin"
+)
+
+// adminPod is a pod in the admin API.
+type adminPod struct {
+	ID       string `json:"id"`
+	Model    string `json:"model"`
+	State    string `json:"state"`
+	InFlight int    `json:"in_flight"`
+	Slots    int    `json:"slots"`
+	Served   uint64 `json:"served"`
+	Failed   uint64 `json:"failed"`
+}
+
+// adminModel is a model in the admin API.
+type adminModel struct {
+	Name       string  `json:"name"`
+	Pods       int     `json:"pods_taking"`
+	SlotsMilli int64   `json:"slots_milli"`
+	InFlight   uint32  `json:"in_flight"`
+	Queued     uint32  `json:"queued"`
+	WaitMS     float64 `json:"wait_ms"`
+	TTFTMS     float64 `json:"ttft_ms"`
+}
+
+func (a *Agent) adminMux() *admin.Mux {
+	m := admin.NewMux(a.opts.Registry, a.healthy, a.log)
+	m.Handle("GET /api/v1/pods", func(*http.Request) (any, error) {
+		out := []adminPod{}
+		for _, p := range a.pool.Pods() {
+			out = append(out, adminPod{string(p.ID), string(p.Model), p.State.String(), p.InFlight, p.Slots, p.Served, p.Failed})
+		}
+		return out, nil
+	})
+	m.Handle("GET /api/v1/models", func(*http.Request) (any, error) {
+		out := []adminModel{}
+		for _, s := range a.pool.Models(a.opts.Now()) {
+			out = append(out, adminModel{string(s.Name), s.Pods.Taking(), int64(s.Slots), s.InFlight, s.Queued,
+				float64(s.Wait) / 1000, float64(s.TTFT) / 1000})
+		}
+		return out, nil
+	})
+	m.Handle("GET /api/v1/drain", func(*http.Request) (any, error) { return a.drain.Load(), nil })
+	m.Handle("POST /api/v1/drain", func(r *http.Request) (any, error) {
+		var in struct {
+			Draining *bool  `json:"draining"`
+			Reason   string `json:"reason"`
+		}
+		if err := admin.Read(r, &in); err != nil {
+			return nil, err
+		}
+		if in.Draining == nil {
+			return nil, admin.Invalid(`want {"draining": true|false, "reason": "..."}`)
+		}
+		if *in.Draining && in.Reason == "" {
+			return nil, admin.Invalid("a drain needs a reason, so that others know whom to ask")
+		}
+		a.Drain(*in.Draining, in.Reason)
+		return a.drain.Load(), nil
+	})
+	return m
+}
+
+// healthy is the daemon's own health: it runs until it is told to end. Whether
+// the region serves is another question, answered by /v2/health/ready.
+func (a *Agent) healthy() error {
+	if at := a.stopped.Load(); at != 0 {
+		return errors.New("stopping since " + time.Unix(0, at).UTC().Format(time.RFC3339))
+	}
+	return nil
+}

@@ -1,0 +1,218 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/rhumb-lb/rhumb/gossip"
+	"github.com/rhumb-lb/rhumb/gossip/wire"
+	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/gateway"
+	"github.com/rhumb-lb/rhumb/regions/pool"
+	"github.com/rhumb-lb/rhumb/regions/probe"
+	"github.com/rhumb-lb/rhumb/regions/proxy"
+	"github.com/rhumb-lb/rhumb/regions/triton"
+)
+
+// Agent is a region's daemon. Make it with [New], then [Agent.Run] it once.
+type Agent struct {
+	opts   Options
+	log    *slog.Logger
+	pool   *pool.Pool
+	runner *probe.Runner
+	gossip *gossip.Node
+	spill  *spiller
+	proxy  *proxy.Proxy
+	server *http.Server
+
+	listeners []net.Listener
+	admin     net.Listener // nil if there is no admin API
+
+	drain   atomic.Pointer[drain]
+	stopped atomic.Int64  // when the agent was told to end, Unix ns; 0 if not yet
+	news    chan struct{} // holds one wake-up of the publisher
+	killed  chan struct{}
+	kill    sync.Once
+
+	podsMu sync.Mutex
+	pods   [][]regions.Pod // by source; guarded by podsMu
+}
+
+// New makes an agent and binds its addresses, so that they are known and an
+// address that is taken is an error here. It starts nothing.
+func New(o Options) (*Agent, error) {
+	if err := o.complete(); err != nil {
+		return nil, fmt.Errorf("agent of region %s: %w", o.Region, err)
+	}
+	a := &Agent{
+		opts: o, log: o.Logger.With("component", "agent", "region", o.Region),
+		news: make(chan struct{}, 1), killed: make(chan struct{}), pods: make([][]regions.Pod, len(o.Sources)),
+	}
+	a.drain.Store(&drain{})
+	if err := a.assemble(); err != nil {
+		return nil, fmt.Errorf("agent of region %s: %w", o.Region, err)
+	}
+	if err := a.bind(); err != nil {
+		a.closeListeners()
+		return nil, fmt.Errorf("agent of region %s: %w", o.Region, err)
+	}
+	return a, nil
+}
+
+// assemble makes the parts in the order of the data: probes, pool, status,
+// gossip, and for requests proxy and gateway.
+func (a *Agent) assemble() error {
+	o := &a.opts
+	pools := pool.DefaultOptions()
+	pools.Registry = o.Registry
+	for _, m := range o.Models {
+		pools.Models = append(pools.Models, m.Name)
+	}
+	a.pool = pool.New(pools)
+
+	client := triton.DefaultOptions()
+	client.Dial = o.Dial
+	probes := probe.DefaultOptions()
+	probes.Logger, probes.Registry = a.log, o.Registry
+	probes.OnChange = a.podChanged
+	a.runner = probe.NewRunner(probes, prober{triton.New(client)})
+
+	g := o.Gossip
+	g.OnRecord, g.Logger, g.Registry, g.Now = a.heard, o.Logger, o.Registry, o.Now
+	node, err := gossip.New(g)
+	if err != nil {
+		return err
+	}
+	a.gossip = node
+	a.spill = newSpiller(o.Region, node.Snapshot)
+
+	a.proxy = proxy.New(proxy.Options{
+		Region: o.Region, Pool: a.pool, Spill: a.spill, Observe: a.runner.Observe, Now: o.Now,
+		Dial: o.Dial, Limits: o.Limits, Logger: a.log, Registry: o.Registry,
+	})
+	door := gateway.DefaultOptions(a.proxy)
+	door.Ready, door.Models = a.ready, a.models
+	door.TrustedProxies, door.Version, door.Now = o.TrustedProxies, o.Version, o.Now
+	door.Logger, door.Registry = a.log, o.Registry
+	a.server = gateway.NewServer(gateway.New(door), a.log)
+	return nil
+}
+
+func (a *Agent) bind() error {
+	ctx := context.Background() // binding does not wait
+	for _, address := range a.opts.Listen {
+		l, err := a.opts.ListenStream(ctx, "tcp", address)
+		if err != nil {
+			return fmt.Errorf("gateway: %w", err)
+		}
+		a.listeners = append(a.listeners, l)
+	}
+	if a.opts.Admin == "" {
+		return nil
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", a.opts.Admin)
+	if err != nil {
+		return fmt.Errorf("admin API: %w", err)
+	}
+	a.admin = l
+	return nil
+}
+
+func (a *Agent) closeListeners() {
+	for _, l := range a.listeners {
+		_ = l.Close()
+	}
+	if a.admin != nil {
+		_ = a.admin.Close()
+	}
+	a.gossip.Kill()
+}
+
+// Addrs are the gateway's addresses.
+func (a *Agent) Addrs() []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, l := range a.listeners {
+		if ap, err := netip.ParseAddrPort(l.Addr().String()); err == nil {
+			out = append(out, ap)
+		}
+	}
+	return out
+}
+
+// Kill ends the agent as a crash would: sockets are closed at once, nobody is
+// told. [Agent.Run] then returns.
+func (a *Agent) Kill() {
+	a.kill.Do(func() {
+		close(a.killed)
+		a.gossip.Kill()
+		_ = a.server.Close()
+		a.closeListeners()
+	})
+}
+
+// podChanged takes a probe's finding. A pod that shuts down waits for idle
+// connections too, so those are closed.
+func (a *Agent) podChanged(pod regions.PodID, model regions.ModelName, _, to regions.PodState, _ string) {
+	a.pool.SetState(a.opts.Now(), pod, model, to)
+	if to == regions.PodDraining {
+		a.proxy.CloseIdle()
+	}
+}
+
+// ready is the region's own answer to /v2/health/ready: some model has a pod
+// that takes requests, and the region is not being drained.
+func (a *Agent) ready() bool {
+	if a.drains() {
+		return false
+	}
+	for _, m := range a.pool.Models(a.opts.Now()) {
+		if m.Pods.Taking() > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (a *Agent) models() []regions.ModelName {
+	var out []regions.ModelName
+	for _, m := range a.pool.Models(a.opts.Now()) {
+		out = append(out, m.Name)
+	}
+	return out
+}
+
+// heard takes what the fleet says besides statuses.
+func (a *Agent) heard(r gossip.Received) {
+	if r.Body.Kind != wire.Kind_SPILL {
+		return
+	}
+	row, err := wire.DecodeSpillRow(r.Body.Payload)
+	if err != nil {
+		a.log.Warn("spill row not understood", "from", r.Body.Origin, "error", err)
+		return
+	}
+	a.spill.heard(*row, r.Heard)
+}
+
+// nudge wakes the publisher.
+func (a *Agent) nudge() {
+	select {
+	case a.news <- struct{}{}:
+	default:
+	}
+}
+
+// prober probes pods by Triton's word on the model.
+type prober struct{ client *triton.Client }
+
+// Probe implements probe.Prober.
+func (p prober) Probe(ctx context.Context, pod regions.Pod, model regions.ModelName) regions.Observation {
+	sight, took, _ := p.client.ModelReady(ctx, pod.HTTP, model)
+	return regions.Observation{Pod: pod.ID, Model: model, Sight: sight, Took: took}
+}

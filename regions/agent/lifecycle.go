@@ -1,0 +1,129 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rhumb-lb/rhumb/regions"
+)
+
+// publishEvery is how often the status goes out whether or not it changed:
+// constant work, whose absence is what directors judge by.
+const publishEvery = 500 * time.Millisecond
+
+// errKilled ends all parts of a killed agent.
+var errKilled = errors.New("killed")
+
+// Run runs the agent until ctx is done or a part fails. When ctx is done it
+// leaves gracefully: it says that the region drains, serves on for Linger, takes
+// no more requests, waits for its streams for up to Grace, and says goodbye.
+func (a *Agent) Run(ctx context.Context) error {
+	defer a.closeListeners()
+	defer a.proxy.CloseIdle()
+	// The parts outlive ctx: while the agent drains they go on.
+	parts, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer stop(nil)
+	g, parts := errgroup.WithContext(parts)
+	g.Go(func() error { return a.gossip.Run(parts) })
+	g.Go(func() error { return a.runner.Run(parts) })
+	g.Go(func() error { return a.publish(parts) })
+	for i := range a.opts.Sources {
+		g.Go(func() error { return a.opts.Sources[i].Run(parts, func(pods []regions.Pod) { a.found(i, pods) }) })
+	}
+	for _, l := range a.listeners {
+		g.Go(func() error {
+			if err := a.server.Serve(l); !errors.Is(err, http.ErrServerClosed) && !a.isKilled() {
+				return fmt.Errorf("gateway on %s: %w", l.Addr(), err)
+			}
+			return nil
+		})
+	}
+	if a.admin != nil {
+		g.Go(func() error {
+			if err := a.adminMux().Serve(parts, a.admin); !a.isKilled() {
+				return err
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		defer stop(nil)
+		select {
+		case <-ctx.Done():
+			return a.leave(parts)
+		case <-a.killed:
+			stop(errKilled)
+			return nil
+		case <-parts.Done():
+			return a.server.Close()
+		}
+	})
+	a.log.Info("agent runs", "gateway", a.Addrs(), "endpoint", a.opts.Endpoints[0].URL())
+	return g.Wait()
+}
+
+func (a *Agent) isKilled() bool {
+	select {
+	case <-a.killed:
+		return true
+	default:
+		return false
+	}
+}
+
+// leave is the graceful end, in its order.
+func (a *Agent) leave(ctx context.Context) error {
+	a.stopped.Store(a.opts.Now().UnixNano())
+	a.Drain(true, "the agent stops")
+	linger := time.NewTimer(a.opts.Linger)
+	defer linger.Stop()
+	select {
+	case <-linger.C:
+	case <-a.killed:
+		return nil
+	case <-ctx.Done():
+		return a.server.Close()
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.opts.Grace)
+	defer cancel()
+	if err := a.server.Shutdown(ctx); err != nil && !a.isKilled() {
+		a.log.Warn("streams cut", "after", a.opts.Grace, "error", err)
+		return a.server.Close()
+	}
+	return nil
+}
+
+// found takes the set of pods of one source.
+func (a *Agent) found(source int, pods []regions.Pod) {
+	a.podsMu.Lock()
+	defer a.podsMu.Unlock()
+	a.pods[source] = pods
+	all := slices.Concat(a.pods...)
+	a.pool.SetPods(a.opts.Now(), all)
+	a.runner.SetPods(all)
+}
+
+// publish renews what the agent says of its region, every publishEvery and at
+// once when pods or drain change; gossip sends it.
+func (a *Agent) publish(ctx context.Context) error {
+	tick := time.NewTicker(publishEvery)
+	defer tick.Stop()
+	for {
+		if err := a.gossip.PublishStatus(a.status(a.opts.Now())); err != nil {
+			a.log.Error("status not published", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.pool.Changed():
+		case <-a.news:
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,117 @@
+// Package agent is the daemon of a region: it finds and probes the pods, takes
+// the clients' requests, sends each to the pod that is freest or, when no pod
+// here can take it, one hop on to another region, and tells the directors twice
+// a second how the region does.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/rhumb-lb/rhumb/gossip"
+	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/admin"
+	"github.com/rhumb-lb/rhumb/regions/discovery"
+	"github.com/rhumb-lb/rhumb/regions/proxy"
+)
+
+// Options are what an agent is made from. Start with [DefaultOptions].
+type Options struct {
+	// Region is the region's name, and Location where it is.
+	Region   regions.ID
+	Location regions.Location
+	// Endpoints are where clients reach the region, the best first.
+	Endpoints []regions.Endpoint
+	// Models are those that the region is meant to serve. Pods may serve others
+	// too.
+	Models []Model
+	// Sources find the pods. Two sources must not find the same pod.
+	Sources []discovery.Source
+	// Listen are the gateway's addresses, IP:port.
+	Listen []string
+	// Admin is the admin API's address, a loopback one; empty for none.
+	Admin string
+	// TrustedProxies may say in X-Forwarded-For who the client is.
+	TrustedProxies []netip.Prefix
+	Limits         proxy.Limits
+	// Gossip connects the agent to the fleet. Its Name is the agent's.
+	Gossip gossip.Options
+	// Linger is how long a stopping agent goes on taking new requests after it
+	// has said that it drains: until clients have heard that they go elsewhere.
+	Linger time.Duration
+	// Grace is how long it then waits for the streams that it has.
+	Grace time.Duration
+	// ListenStream opens the gateway's listeners, and Dial connections to pods
+	// and other regions; nil uses the system's. A simulated network can stand
+	// between.
+	ListenStream func(ctx context.Context, network, address string) (net.Listener, error)
+	Dial         func(ctx context.Context, network, address string) (net.Conn, error)
+	// Now is the clock; nil uses the system's.
+	Now      func() time.Time
+	Logger   *slog.Logger
+	Registry *prometheus.Registry
+	// Version is the program's, for Triton's server metadata.
+	Version string
+}
+
+// Model is a model as the operator configures it.
+type Model struct {
+	Name regions.ModelName
+	Host string // its DNS label; empty to make it from the name
+}
+
+// DefaultOptions are the defaults of all that has one. Linger is the default TTL
+// of DNS answers and a quarter, so that a cached answer has run out when the
+// region stops taking requests. Grace lets streams of ten minutes end.
+func DefaultOptions() Options {
+	return Options{
+		Limits: proxy.DefaultLimits(),
+		Gossip: gossip.DefaultOptions(),
+		Linger: 25 * time.Second,
+		Grace:  10 * time.Minute,
+	}
+}
+
+func (o *Options) complete() error {
+	if err := o.Region.Validate(); err != nil {
+		return err
+	}
+	var errs []error
+	if len(o.Listen) == 0 {
+		errs = append(errs, errors.New("no address to listen on"))
+	}
+	if len(o.Endpoints) == 0 {
+		errs = append(errs, errors.New("no endpoint: clients would not know where the region is"))
+	}
+	for _, e := range o.Endpoints {
+		if len(e.Addrs) == 0 {
+			errs = append(errs, fmt.Errorf("endpoint %s: no address for DNS answers", e.URL()))
+		}
+	}
+	if len(o.Sources) == 0 {
+		errs = append(errs, errors.New("no source of pods"))
+	}
+	if o.Admin != "" {
+		errs = append(errs, admin.CheckAddress(o.Admin))
+	}
+	if o.ListenStream == nil {
+		o.ListenStream = new(net.ListenConfig).Listen
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Registry == nil {
+		o.Registry = prometheus.NewRegistry()
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,154 @@
+package agent
+
+import (
+	"sync"
+	"time"
+
+	"github.com/rhumb-lb/rhumb/director"
+	"github.com/rhumb-lb/rhumb/director/latency"
+	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/proxy"
+)
+
+// replanEvery is how often, at most, a gateway without rows of the directors
+// makes its own: as often as they would send them.
+const replanEvery = time.Second
+
+// spiller gives out places in other regions: by the directors' newest rows,
+// and where these are older than their lifetime by the same plan over what this
+// agent itself knows of the other regions.
+type spiller struct {
+	region   regions.ID
+	snapshot func() regions.Snapshot
+
+	mu       sync.Mutex
+	rows     map[regions.ModelName]heardRow
+	own      map[regions.ModelName]regions.SpillRow
+	planned  time.Time
+	failed   map[regions.ID]time.Time // when a connection was lost
+	inFlight map[spillKey]regions.MilliSlots
+}
+
+type heardRow struct {
+	regions.SpillRow
+	heard time.Time
+}
+
+type spillKey struct {
+	region regions.ID
+	model  regions.ModelName
+}
+
+func newSpiller(region regions.ID, snapshot func() regions.Snapshot) *spiller {
+	return &spiller{
+		region: region, snapshot: snapshot,
+		rows: map[regions.ModelName]heardRow{}, failed: map[regions.ID]time.Time{}, inFlight: map[spillKey]regions.MilliSlots{},
+	}
+}
+
+// heard takes a director's row. The directors' rows are cut from one mind, so
+// the newest to arrive counts, whoever sent it.
+func (s *spiller) heard(row regions.SpillRow, now time.Time) {
+	if row.Source != s.region {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rows[row.Model] = heardRow{row, now}
+}
+
+// Spill implements proxy.Spiller: the first region of the row whose budget has
+// room for one more sequence. A request that was refused here has nowhere else
+// to go, so that the nearest region takes it even beyond its budget when all
+// are spent: a queue there is better than an error here.
+func (s *spiller) Spill(now time.Time, req regions.Request) (proxy.SpillLease, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	row := s.rowLocked(req.Model, now)
+	var least *regions.SpillTarget
+	for i := range row.Targets {
+		t := &row.Targets[i]
+		if s.failedLocked(t.Region, now) {
+			continue
+		}
+		if least == nil {
+			least = t
+		}
+		if s.inFlight[spillKey{t.Region, req.Model}]+regions.Slots(1) <= t.Budget {
+			return s.claimLocked(t, req.Model), true
+		}
+	}
+	if least == nil {
+		return nil, false
+	}
+	return s.claimLocked(least, req.Model), true
+}
+
+func (s *spiller) rowLocked(m regions.ModelName, now time.Time) regions.SpillRow {
+	if row, ok := s.rows[m]; ok && now.Sub(row.heard) < row.Lifetime {
+		return row.SpillRow
+	}
+	if s.own == nil || now.Sub(s.planned) >= replanEvery {
+		s.own, s.planned = s.plan(now), now
+	}
+	return s.own[m]
+}
+
+// plan makes rows from this agent's own snapshot, as a director would. No cell
+// but the unknown one is needed: a spill row depends on the source's place.
+func (s *spiller) plan(now time.Time) map[regions.ModelName]regions.SpillRow {
+	table, _ := director.Plan(director.Inputs{
+		Snapshot: s.snapshot(), Latency: latency.Prior{},
+		Cells: []regions.Cell{{ID: regions.UnknownCell}},
+	}, now)
+	out := map[regions.ModelName]regions.SpillRow{}
+	for _, row := range director.SpillRows(table, latency.Prior{}, s.region) {
+		out[row.Model] = row
+	}
+	return out
+}
+
+func (s *spiller) claimLocked(t *regions.SpillTarget, m regions.ModelName) *spillLease {
+	s.inFlight[spillKey{t.Region, m}] += regions.Slots(1)
+	return &spillLease{spiller: s, target: *t, model: m}
+}
+
+// spillLease is one sequence in another region.
+type spillLease struct {
+	spiller *spiller
+	target  regions.SpillTarget
+	model   regions.ModelName
+	once    sync.Once
+}
+
+// Region implements proxy.SpillLease.
+func (l *spillLease) Region() regions.ID { return l.target.Region }
+
+// Endpoint implements proxy.SpillLease.
+func (l *spillLease) Endpoint() regions.Endpoint { return l.target.Endpoint }
+
+// Done implements proxy.SpillLease.
+func (l *spillLease) Done(now time.Time, out regions.Outcome) {
+	l.once.Do(func() { l.spiller.done(l.target.Region, l.model, now, out) })
+}
+
+func (s *spiller) done(region regions.ID, m regions.ModelName, now time.Time, out regions.Outcome) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := spillKey{region, m}
+	if s.inFlight[key] -= regions.Slots(1); s.inFlight[key] <= 0 {
+		delete(s.inFlight, key)
+	}
+	if out.End == regions.EndPodLost {
+		s.failed[region] = now
+	}
+}
+
+// spillPause is how long a region is passed over after a connection to it was
+// lost: the time in which the directors notice too and send rows without it.
+const spillPause = 3 * time.Second
+
+func (s *spiller) failedLocked(region regions.ID, now time.Time) bool {
+	at, ok := s.failed[region]
+	return ok && now.Sub(at) < spillPause
+}

@@ -1,0 +1,173 @@
+package world
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/rhumb-lb/rhumb/regions"
+)
+
+// Zone is the demo's zone, under a name that is never delegated (RFC 6761).
+const Zone = "inference.test"
+
+// The ports of a world at the default port; all move with it.
+const (
+	defaultPort = 8080 // gateways and redirectors
+	dnsPort     = 5300
+	adminPort   = 8088
+	gossipPort  = 7946
+	podPort     = 8000
+	metricsPort = 8002
+	controlPort = 8089
+)
+
+// directors is how many there are; the first also answers on [::1].
+const directors = 2
+
+// podsPerRegion are enough to lose one and still balance.
+const podsPerRegion = 3
+
+// place is one of the demo's regions.
+type place struct {
+	id     regions.ID
+	at     regions.Location
+	models []string
+}
+
+// places are the demo's regions, in the order of their networks.
+var places = []place{
+	{"us-east", regions.Location{Lat: 38_940_000, Lon: -77_450_000}, []string{"llama", "mistral"}},
+	{"eu-west", regions.Location{Lat: 53_350_000, Lon: -6_260_000}, []string{"llama", "mistral"}},
+	{"ap-northeast", regions.Location{Lat: 35_680_000, Lon: 139_690_000}, []string{"llama"}},
+}
+
+// Layout says where a world's parts listen: a /16 of loopback and the port of
+// its gateways, by which all other ports move.
+type Layout struct {
+	Net  netip.Prefix
+	Port uint16
+}
+
+// DefaultLayout is 127.0.0.0/16 at port 8080.
+func DefaultLayout() Layout {
+	return Layout{Net: netip.MustParsePrefix("127.0.0.0/16"), Port: defaultPort}
+}
+
+// Check refuses a layout that is not on loopback or has no room.
+func (l Layout) Check() error {
+	if !l.Net.IsValid() || !l.Net.Addr().Is4() || l.Net.Bits() != 16 || !l.Net.Addr().IsLoopback() || l.Net != l.Net.Masked() {
+		return fmt.Errorf("net %s: want a /16 of loopback, like 127.9.0.0/16", l.Net)
+	}
+	lowest, highest := dnsPort-defaultPort, controlPort-defaultPort
+	if p := int(l.Port); p+lowest < 1024 || p+highest > 65535 {
+		return fmt.Errorf("port %d: want %d to %d, so that all ports that move with it are free for users", l.Port, 1024-lowest, 65535-highest)
+	}
+	return nil
+}
+
+// at is host a.b.x.y of the layout's network at a port that moves with Port.
+func (l Layout) at(x, y int, port int) netip.AddrPort {
+	b := l.Net.Addr().As4()
+	b[2], b[3] = byte(x), byte(y)
+	return netip.AddrPortFrom(netip.AddrFrom4(b), uint16(port-defaultPort+int(l.Port)))
+}
+
+// Gateway is the address of a region's gateway; regions count from 0.
+func (l Layout) Gateway(region int) netip.AddrPort { return l.at(region+1, 1, defaultPort) }
+
+// Redirect is the address of a director's redirector; directors count from 0.
+func (l Layout) Redirect(director int) netip.AddrPort { return l.at(0, director+1, defaultPort) }
+
+// DNS is the address of a director's name server.
+func (l Layout) DNS(director int) netip.AddrPort { return l.at(0, director+1, dnsPort) }
+
+// Admin is the address of a director's admin API.
+func (l Layout) Admin(director int) netip.AddrPort { return l.at(0, director+1, adminPort) }
+
+// Control is where the running demo takes orders.
+func (l Layout) Control() netip.AddrPort { return l.at(0, 1, controlPort) }
+
+// DNS6 is the IPv6 address of the first director's name server; only the
+// default network has one, since loopback has a single IPv6 address.
+func (l Layout) DNS6() (netip.AddrPort, bool) {
+	at := netip.AddrPortFrom(netip.IPv6Loopback(), l.DNS(0).Port())
+	return at, l.Net == DefaultLayout().Net && hasIPv6()
+}
+
+func (l Layout) agentAdmin(region int) netip.AddrPort     { return l.at(region+1, 1, adminPort) }
+func (l Layout) agentGossip(region int) netip.AddrPort    { return l.at(region+1, 1, gossipPort) }
+func (l Layout) directorGossip(d int) netip.AddrPort      { return l.at(0, d+1, gossipPort) }
+func (l Layout) podHTTP(region, pod int) netip.AddrPort   { return l.at(region+1, 11+pod, podPort) }
+func (l Layout) podMetric(region, pod int) netip.AddrPort { return l.at(region+1, 11+pod, metricsPort) }
+
+// hasIPv6 reports whether this machine has ::1.
+func hasIPv6() bool {
+	l, err := new(net.ListenConfig).ListenPacket(context.Background(), "udp6", "[::1]:0")
+	if err != nil {
+		return false
+	}
+	_ = l.Close()
+	return true
+}
+
+// ErrTaken is the error for addresses that something else uses.
+var ErrTaken = errors.New("address in use")
+
+// TryAll binds every address of the layout for a moment and names those that
+// are taken, so that a world never starts by half.
+func (l Layout) TryAll(ctx context.Context) error {
+	type use struct {
+		at       netip.AddrPort
+		what     string
+		udp, tcp bool
+	}
+	uses := []use{{l.Control(), "the demo's control", false, true}}
+	for d := range directors {
+		name := directorName(d)
+		uses = append(uses, use{l.DNS(d), name + " DNS", true, true}, use{l.Redirect(d), name + " redirect", false, true},
+			use{l.Admin(d), name + " admin", false, true}, use{l.directorGossip(d), name + " gossip", true, true})
+	}
+	if at, ok := l.DNS6(); ok {
+		uses = append(uses, use{at, directorName(0) + " DNS", true, true})
+	}
+	for r, p := range places {
+		uses = append(uses, use{l.Gateway(r), string(p.id) + " gateway", false, true},
+			use{l.agentAdmin(r), string(p.id) + " admin", false, true}, use{l.agentGossip(r), string(p.id) + " gossip", true, true})
+		for k := range podsPerRegion {
+			name := podName(p.id, k)
+			uses = append(uses, use{l.podHTTP(r, k), "pod " + name, false, true}, use{l.podMetric(r, k), "pod " + name + " metrics", false, true})
+		}
+	}
+	var errs []error
+	for _, u := range uses {
+		if err := try(ctx, u.at, u.udp, u.tcp); err != nil {
+			errs = append(errs, fmt.Errorf("%w: %s (%s): %w; stop what uses it, or move the demo with --net 127.9.0.0/16 or --port 18080", ErrTaken, u.at, u.what, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func try(ctx context.Context, at netip.AddrPort, udp, tcp bool) error {
+	var lc net.ListenConfig
+	if udp {
+		c, err := lc.ListenPacket(ctx, "udp", at.String())
+		if err != nil {
+			return err
+		}
+		_ = c.Close()
+	}
+	if tcp {
+		c, err := lc.Listen(ctx, "tcp", at.String())
+		if err != nil {
+			return err
+		}
+		_ = c.Close()
+	}
+	return nil
+}
+
+func directorName(d int) string               { return fmt.Sprintf("ns%d", d+1) }
+func podName(region regions.ID, k int) string { return fmt.Sprintf("%s-%d", region, k) }

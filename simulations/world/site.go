@@ -1,0 +1,190 @@
+package world
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/rhumb-lb/rhumb/gossip"
+	"github.com/rhumb-lb/rhumb/gossip/fleet"
+	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/agent"
+	"github.com/rhumb-lb/rhumb/regions/discovery"
+	"github.com/rhumb-lb/rhumb/regions/triton/tritontest"
+)
+
+// podSlots is how many sequences a simulated pod runs at a time.
+const podSlots = 8
+
+// site is one region of the world: pods, an agent and the gate to the rest.
+type site struct {
+	place
+	index    int
+	layout   Layout
+	identity *fleet.Identity
+	gate     *gate
+	pods     []*tritontest.Pod
+	gossip   gossip.Options
+	log      *slog.Logger
+	epochs   *epochs
+
+	mu      sync.Mutex
+	agent   *agent.Agent // nil while the region is killed; guarded by mu
+	stop    context.CancelFunc
+	stopped chan error
+}
+
+func (s *site) endpoint() regions.Endpoint {
+	at := s.layout.Gateway(s.index)
+	return regions.Endpoint{Scheme: "http", Host: at.Addr().String(), Port: at.Port(), Addrs: []netip.Addr{at.Addr()}}
+}
+
+// makePods makes the region's pods; they start with the region.
+func (s *site) makePods() {
+	for k := range podsPerRegion {
+		o := tritontest.DefaultOptions()
+		o.Name = podName(s.id, k)
+		o.Addr, o.MetricsAddr = s.layout.podHTTP(s.index, k).String(), s.layout.podMetric(s.index, k).String()
+		o.Logger = s.log
+		for _, name := range s.models {
+			m := tritontest.DefaultModel(name)
+			m.Slots = podSlots
+			o.Models = append(o.Models, m)
+		}
+		s.pods = append(s.pods, tritontest.New(o))
+	}
+}
+
+// start starts what of the region does not run.
+func (s *site) start(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gate.set(false)
+	for _, p := range s.pods {
+		p.Heal()
+		if !p.Running() {
+			if err := p.Start(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	if s.agent != nil {
+		s.agent.Drain(false, "healed")
+		return nil
+	}
+	a, err := agent.New(s.options())
+	if err != nil {
+		return err
+	}
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s.agent, s.stop, s.stopped = a, stop, make(chan error, 1)
+	go func() { s.stopped <- a.Run(run) }()
+	return nil
+}
+
+func (s *site) options() agent.Options {
+	o := agent.DefaultOptions()
+	o.Region, o.Location = s.id, s.at
+	o.Endpoints = []regions.Endpoint{s.endpoint()}
+	var pods []regions.Pod
+	for k := range podsPerRegion {
+		p := regions.Pod{ID: regions.PodID(podName(s.id, k)), HTTP: s.layout.podHTTP(s.index, k), Metrics: s.layout.podMetric(s.index, k)}
+		for _, m := range s.models {
+			p.Models = append(p.Models, regions.PodModel{Name: regions.ModelName(m), Slots: podSlots})
+		}
+		pods = append(pods, p)
+	}
+	for _, m := range s.models {
+		o.Models = append(o.Models, agent.Model{Name: regions.ModelName(m)})
+	}
+	source, err := discovery.NewStatic(pods)
+	if err != nil {
+		panic(fmt.Sprintf("the demo's own pods: %v", err))
+	}
+	o.Sources = []discovery.Source{source}
+	o.Listen = []string{s.layout.Gateway(s.index).String()}
+	o.Admin = s.layout.agentAdmin(s.index).String()
+	// A client's place can be played from this machine.
+	o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	o.ListenStream, o.Dial = s.gate.listen, s.gate.dial
+	o.Gossip = s.gossip
+	o.Gossip.Name = string(s.id) + "/agent-1"
+	o.Gossip.Identity, o.Gossip.Bind, o.Gossip.Epochs = s.identity, s.layout.agentGossip(s.index), s.epochs
+	o.Linger, o.Grace = 500*time.Millisecond, 5*time.Second
+	o.Logger = s.log
+	return o
+}
+
+// kill ends the region as a power cut would: agent and pods at once, nobody is
+// told.
+func (s *site) kill() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.agent == nil {
+		return nil
+	}
+	s.agent.Kill()
+	for _, p := range s.pods {
+		p.Crash()
+	}
+	err := <-s.stopped
+	s.stop()
+	s.agent = nil
+	return err
+}
+
+// end ends the region gracefully.
+func (s *site) end() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gate.set(false)
+	var err error
+	if s.agent != nil {
+		s.stop()
+		err = <-s.stopped
+		s.agent = nil
+	}
+	for _, p := range s.pods {
+		p.Close()
+	}
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	return err
+}
+
+// drain sets the region's drain.
+func (s *site) drain(on bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.agent == nil {
+		return fmt.Errorf("region %s is killed; heal it first", s.id)
+	}
+	s.agent.Drain(on, "by rhumb demo")
+	return nil
+}
+
+// epochs keeps an agent's epoch over its restarts, as its disk would.
+type epochs struct {
+	mu  sync.Mutex
+	now uint64
+}
+
+// Load implements gossip.EpochStore.
+func (e *epochs) Load() (uint64, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.now, nil
+}
+
+// Save implements gossip.EpochStore.
+func (e *epochs) Save(n uint64) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.now = n
+	return nil
+}

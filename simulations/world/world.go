@@ -1,0 +1,274 @@
+// Package world is a whole Rhumb world on one machine: three regions of
+// simulated Triton pods, each with its agent, and two directors, all the daemons'
+// own code over real loopback sockets in one process, with faults to play with.
+package world
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rhumb-lb/rhumb/director/geo"
+	"github.com/rhumb-lb/rhumb/director/node"
+	"github.com/rhumb-lb/rhumb/director/redirect"
+	"github.com/rhumb-lb/rhumb/dnsserver"
+	"github.com/rhumb-lb/rhumb/gossip"
+	"github.com/rhumb-lb/rhumb/gossip/fleet"
+	"github.com/rhumb-lb/rhumb/regions"
+)
+
+// fleetLife is how long the demo's certificates are valid.
+const fleetLife = 24 * time.Hour
+
+// Options are what a world is made from.
+type Options struct {
+	Layout Layout
+	// Logger gets the daemons' own logs; nil discards them.
+	Logger *slog.Logger
+	// Tell is called with each change that a director sees; nil for nobody.
+	Tell func(Event)
+}
+
+// Event is one thing that a director saw change.
+type Event struct {
+	Director string
+	node.VerdictChange
+}
+
+// World is a running or not yet running world.
+type World struct {
+	opts      Options
+	sites     []*site
+	directors []*node.Node
+	weather   atomic.Pointer[gossip.Impairment] // of all links between members
+
+}
+
+// New makes a world and binds the directors' addresses; the regions start in
+// [World.Run]. Taken addresses are an [ErrTaken].
+func New(ctx context.Context, o Options) (*World, error) {
+	if err := o.Layout.Check(); err != nil {
+		return nil, err
+	}
+	if err := o.Layout.TryAll(ctx); err != nil {
+		return nil, err
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	w := &World{opts: o}
+	w.weather.Store(&gossip.Impairment{})
+	now := time.Now()
+	authority, err := fleet.NewAuthority("demo", now, fleetLife)
+	if err != nil {
+		return nil, err
+	}
+	common := w.gossipOptions(authority)
+	if err := w.makeSites(authority, common, now); err != nil {
+		return nil, err
+	}
+	return w, w.makeDirectors(authority, common, now)
+}
+
+// gossipOptions are what all members have in common.
+func (w *World) gossipOptions(authority *fleet.Authority) gossip.Options {
+	key := make([]byte, gossip.KeySize)
+	_, _ = rand.Read(key) // never fails
+	var seeds []string
+	for d := range directors {
+		seeds = append(seeds, w.opts.Layout.directorGossip(d).String())
+	}
+	for r := range places {
+		seeds = append(seeds, w.opts.Layout.agentGossip(r).String())
+	}
+	o := gossip.DefaultOptions()
+	o.Roots, o.Keys, o.Label, o.Seeds = fleet.NewRoots(authority), [][]byte{key}, "demo", gossip.StaticSeeds(seeds...)
+	return o
+}
+
+func (w *World) makeSites(authority *fleet.Authority, common gossip.Options, now time.Time) error {
+	for i, p := range places {
+		s := &site{place: p, index: i, layout: w.opts.Layout, gate: newGate(), gossip: common, epochs: &epochs{},
+			log: w.opts.Logger.With("region", p.id)}
+		var err error
+		s.identity, err = authority.Issue(fleet.Request{
+			Role: fleet.RoleRegion, Name: string(p.id), Grant: fleet.Grant{Endpoints: []regions.Endpoint{s.endpoint()}},
+		}, now)
+		if err != nil {
+			return err
+		}
+		s.gossip.Impair = w.impair(s.gate)
+		s.makePods()
+		w.sites = append(w.sites, s)
+	}
+	return nil
+}
+
+// impair is what the links of a member suffer: the weather, and the gates at
+// both ends.
+func (w *World) impair(own *gate) func(netip.Addr) gossip.Impairment {
+	return func(peer netip.Addr) gossip.Impairment {
+		i := *w.weather.Load()
+		i.Cut = own != nil && own.isShut()
+		for _, s := range w.sites {
+			i.Cut = i.Cut || s.layout.Gateway(s.index).Addr() == peer && s.gate.isShut()
+		}
+		return i
+	}
+}
+
+func (w *World) makeDirectors(authority *fleet.Authority, common gossip.Options, now time.Time) error {
+	earth, err := geo.Default()
+	if err != nil {
+		return err
+	}
+	for d := range directors {
+		identity, err := authority.Issue(fleet.Request{Role: fleet.RoleDirector, Name: directorName(d)}, now)
+		if err != nil {
+			return err
+		}
+		o := w.directorOptions(d)
+		o.Geo = earth
+		o.Gossip = common
+		o.Gossip.Name, o.Gossip.Identity, o.Gossip.Bind = directorName(d), identity, w.opts.Layout.directorGossip(d)
+		o.Gossip.Impair = w.impair(nil)
+		n, err := node.New(o)
+		if err != nil {
+			for _, made := range w.directors {
+				made.Kill()
+			}
+			return err
+		}
+		w.directors = append(w.directors, n)
+	}
+	return nil
+}
+
+func (w *World) directorOptions(d int) node.Options {
+	l := w.opts.Layout
+	o := node.DefaultOptions()
+	o.Zone.Name, o.Zone.Serial = Zone, 1
+	for i := range directors {
+		o.Zone.NS = append(o.Zone.NS, dnsserver.NameServer{Name: directorName(i), Addrs: []netip.Addr{l.DNS(i).Addr()}})
+		o.RouteAddrs = append(o.RouteAddrs, l.Redirect(i).Addr())
+	}
+	o.DNS = []string{l.DNS(d).String()}
+	if at, ok := l.DNS6(); ok && d == 0 {
+		o.DNS = append(o.DNS, at.String())
+	}
+	o.Redirect, o.Admin = []string{l.Redirect(d).String()}, l.Admin(d).String()
+	o.Location, o.Scheme, o.Port, o.Why = redirect.ByEndpoint, "http", l.Port, true
+	o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	o.Logger = w.opts.Logger.With("director", directorName(d))
+	o.OnPlan = func(c node.Change) {
+		for _, v := range c.Verdicts {
+			if w.opts.Tell != nil {
+				w.opts.Tell(Event{directorName(d), v})
+			}
+		}
+	}
+	return o
+}
+
+// Run runs the world until ctx is done, then ends it gracefully.
+func (w *World) Run(ctx context.Context) error {
+	g, parts := errgroup.WithContext(ctx)
+	for _, n := range w.directors {
+		g.Go(func() error { return n.Run(parts) })
+	}
+	g.Go(func() error {
+		for _, s := range w.sites {
+			if err := s.start(parts); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-parts.Done()
+		var ends errgroup.Group
+		for _, s := range w.sites {
+			ends.Go(s.end)
+		}
+		return ends.Wait()
+	})
+	return g.Wait()
+}
+
+// site finds a region.
+func (w *World) site(id string) (*site, error) {
+	var known []string
+	for _, s := range w.sites {
+		if string(s.id) == id {
+			return s, nil
+		}
+		known = append(known, string(s.id))
+	}
+	return nil, fmt.Errorf("no region %q; there are %v", id, known)
+}
+
+// Crash crashes one pod of a region, counting from 0.
+func (w *World) Crash(region string, pod int) error {
+	s, err := w.site(region)
+	if err != nil {
+		return err
+	}
+	if pod < 0 || pod >= len(s.pods) {
+		return fmt.Errorf("no pod %d in %s; there are 0 to %d", pod, region, len(s.pods)-1)
+	}
+	s.pods[pod].Crash()
+	return nil
+}
+
+// Kill ends a region as a power cut would.
+func (w *World) Kill(region string) error {
+	s, err := w.site(region)
+	if err != nil {
+		return err
+	}
+	return s.kill()
+}
+
+// Darken makes a region a black hole: nothing is refused, nothing answers.
+func (w *World) Darken(region string) error {
+	s, err := w.site(region)
+	if err != nil {
+		return err
+	}
+	s.gate.set(true)
+	return nil
+}
+
+// Heal undoes every fault and drain of a region.
+func (w *World) Heal(ctx context.Context, region string) error {
+	s, err := w.site(region)
+	if err != nil {
+		return err
+	}
+	return s.start(ctx)
+}
+
+// Drain drains a region, or ends its drain.
+func (w *World) Drain(region string, on bool) error {
+	s, err := w.site(region)
+	if err != nil {
+		return err
+	}
+	return s.drain(on)
+}
+
+// Weather sets the delay and loss of all links between members.
+func (w *World) Weather(delay time.Duration, loss regions.Permille) error {
+	if delay < 0 || delay > time.Second || loss < 0 || loss > regions.Whole {
+		return errors.New("want a delay of 0s to 1s and a loss of 0 to 1000 permille")
+	}
+	w.weather.Store(&gossip.Impairment{Delay: delay, Loss: loss})
+	return nil
+}
