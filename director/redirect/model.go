@@ -1,0 +1,129 @@
+package redirect
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/rhumb-lb/rhumb/regions"
+)
+
+// modelHeader names the model for clients that can't in path, host or body.
+const modelHeader = "Rhumb-Model"
+
+// peekBytes is how much of a body is read in search of the model. Clients put it
+// first or behind the messages; 64 KiB is some 15,000 tokens of prompt.
+const peekBytes = 64 << 10
+
+// peekWait is how long those bytes may take. A client on a bad line sends them
+// in seconds; one that never does holds a connection for no longer.
+const peekWait = 10 * time.Second
+
+// model finds the model that a request is for, and says what named it. The
+// error is that of reading the body.
+func (h *Handler) model(w http.ResponseWriter, r *http.Request, t target) (regions.ModelName, string, error) {
+	if name := t.model(); name != "" {
+		return regions.ModelName(name), byPath, nil
+	}
+	if name, ok := h.hostModel(r.Host); ok {
+		return name, byHost, nil
+	}
+	if name := strings.TrimSpace(r.Header.Get(modelHeader)); name != "" {
+		return regions.ModelName(name), byHeader, nil
+	}
+	if !mayName(r) {
+		return regions.Apex, byNothing, nil
+	}
+	// Not every writer has deadlines. Then the server's own have to do.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(peekWait))
+	name, err := peek(r.Body)
+	if name == "" || err != nil {
+		return regions.Apex, byNothing, err
+	}
+	return regions.ModelName(name), byBody, nil
+}
+
+// hostModel is the model that is served under the host's label in the zone.
+func (h *Handler) hostModel(host string) (regions.ModelName, bool) {
+	if h.opts.Labels == nil {
+		return "", false
+	}
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	label, ok := strings.CutSuffix(strings.ToLower(strings.TrimSuffix(host, ".")), "."+h.zone)
+	if !ok || label == "" || strings.Contains(label, ".") {
+		return "", false
+	}
+	model, ok := h.opts.Labels(label)
+	return model, ok && model != regions.Apex
+}
+
+// mayName says whether a request's body can name the model: a POST of JSON.
+func mayName(r *http.Request) bool {
+	if r.Method != http.MethodPost || r.Body == nil || r.ContentLength == 0 || r.Header.Get("Content-Encoding") != "" {
+		return false
+	}
+	kind := r.Header.Get("Content-Type")
+	if kind == "" {
+		return true
+	}
+	media, _, err := mime.ParseMediaType(kind)
+	return err == nil && (media == "application/json" || strings.HasSuffix(media, "+json"))
+}
+
+// peek reads the "model" of a JSON object, and no further than that. It is empty
+// if it is not within the first bytes or if they are no such JSON: what is wrong
+// with them is the gateway's to say. The error is the connection's.
+func peek(body io.Reader) (string, error) {
+	limited := &recorder{r: io.LimitReader(body, peekBytes)}
+	name := findModel(json.NewDecoder(limited))
+	if name != "" {
+		return name, nil
+	}
+	return "", limited.err
+}
+
+func findModel(dec *json.Decoder) string {
+	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
+		return ""
+	}
+	for dec.More() {
+		key, err := dec.Token()
+		if err != nil {
+			return ""
+		}
+		if key == "model" {
+			value, err := dec.Token()
+			name, ok := value.(string)
+			if err != nil || !ok {
+				return ""
+			}
+			return name
+		}
+		var skipped json.RawMessage
+		if dec.Decode(&skipped) != nil {
+			return ""
+		}
+	}
+	return ""
+}
+
+// recorder keeps the error of reading, which the JSON decoder mixes with its own.
+type recorder struct {
+	r   io.Reader
+	err error
+}
+
+func (p *recorder) Read(b []byte) (int, error) {
+	n, err := p.r.Read(b)
+	if err != nil && !errors.Is(err, io.EOF) {
+		p.err = err
+	}
+	return n, err
+}
