@@ -80,7 +80,7 @@ func (p *planner) supply(m regions.ModelName) []Supply {
 		}
 		v := p.places[i].Verdict
 		out[i] = Supply{
-			Tier:     tier(v.State, ms.Pods.Taking() > 0),
+			Tier:     tier(v, ms.Pods.Taking() > 0),
 			Capacity: ms.Slots * regions.MilliSlots(v.Confidence) / regions.MilliSlots(regions.Whole),
 			Load:     regions.Slots(int(ms.InFlight) + int(ms.Queued)),
 			Wait:     ms.Wait,
@@ -89,13 +89,13 @@ func (p *planner) supply(m regions.ModelName) []Supply {
 	return out
 }
 
-func tier(s State, pods bool) Tier {
+func tier(v Verdict, pods bool) Tier {
 	switch {
-	case s == Draining:
+	case v.State == Draining:
 		return Closed
-	case !pods || s == Lost:
+	case !pods || v.State == Lost:
 		return Unfit
-	case s == Degraded:
+	case v.Confidence == 0:
 		return Shaky
 	default:
 		return Fit
@@ -108,7 +108,7 @@ func tier(s State, pods bool) Tier {
 func (p *planner) apex(t *Table) []Supply {
 	out := make([]Supply, len(p.regions))
 	complete := make([]bool, len(p.regions))
-	any := false
+	all := false // some region has all common models
 	common := p.in.Demand.common()
 	for i := range out {
 		out[i] = Supply{Tier: Absent}
@@ -123,10 +123,10 @@ func (p *planner) apex(t *Table) []Supply {
 				complete[i] = false
 			}
 		}
-		any = any || complete[i] && out[i].Tier == Fit
+		all = all || complete[i] && out[i].Tier == Fit
 	}
 	for i := range out {
-		if any && !complete[i] && out[i].Tier == Fit {
+		if all && !complete[i] && out[i].Tier == Fit {
 			out[i].Tier = Shaky
 		}
 	}

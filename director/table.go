@@ -50,7 +50,7 @@ type Tier uint8
 // The tiers, best first.
 const (
 	Fit    Tier = iota // ready, with pods for the model
-	Shaky              // degraded, with pods for the model
+	Shaky              // with pods for the model, but not to be connected to
 	Unfit              // lost, or without a pod for the model: only when there is nothing better
 	Closed             // drained by an operator
 	Absent             // has never had the model

@@ -107,7 +107,7 @@ func (n *Node) healthy() error {
 func (n *Node) adminRegions() []adminRegion {
 	now, w := n.opts.Now(), n.mind.world.Load()
 	out := []adminRegion{}
-	for _, r := range n.gossip.Snapshot().Regions() {
+	for _, r := range n.Regions() {
 		a := adminRegion{
 			ID: string(r.ID), Lat: degrees(r.Location.Lat), Lon: degrees(r.Location.Lon),
 			StatusAge: ms(regions.MicrosOf(max(0, now.Sub(r.Heard)))), Models: []adminModel{},

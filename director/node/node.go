@@ -143,7 +143,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g, parts := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.gossip.Run(parts) })
 	g.Go(func() error {
-		return n.prober.run(parts, func() []regions.Region { return n.gossip.Snapshot().Regions() })
+		return n.prober.run(parts, n.Regions)
 	})
 	g.Go(func() error { return n.mind.run(parts, n.wake, n.gossip.Changes(), n.opts.Now) })
 	g.Go(func() error { return n.spill(parts, n.planned) })
@@ -192,6 +192,21 @@ func (n *Node) Addrs() []netip.AddrPort { return n.dns.Addrs() }
 
 // Table is the current routing table.
 func (n *Node) Table() *director.Table { return n.mind.world.Load().table }
+
+// Regions are the regions as their newest statuses add up.
+func (n *Node) Regions() []regions.Region { return n.gossip.Snapshot().Regions() }
+
+// OldestStatus is the region with the stalest status and its age, 0 if there is
+// none.
+func (n *Node) OldestStatus() (id regions.ID, age time.Duration) {
+	now := n.opts.Now()
+	for _, r := range n.Regions() {
+		if a := now.Sub(r.Heard); a > age {
+			id, age = r.ID, a
+		}
+	}
+	return id, age
+}
 
 // Kill ends the director as a crash would: sockets are closed at once, nobody is
 // told. [Node.Run] then returns.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -179,7 +180,12 @@ func (w *World) directorOptions(d int) node.Options {
 
 // Run runs the world until ctx is done, then ends it gracefully.
 func (w *World) Run(ctx context.Context) error {
+	orders, err := new(net.ListenConfig).Listen(ctx, "tcp", w.opts.Layout.Control().String())
+	if err != nil {
+		return err
+	}
 	g, parts := errgroup.WithContext(ctx)
+	g.Go(func() error { return w.control(parts, orders) })
 	for _, n := range w.directors {
 		g.Go(func() error { return n.Run(parts) })
 	}

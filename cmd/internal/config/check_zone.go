@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"github.com/rhumb-lb/rhumb/regions"
 )
 
 // Bounds of the TTL of routed answers. Below 5 s resolvers ask more than they
@@ -17,30 +19,13 @@ const (
 	maxStaticTTL = 24 * time.Hour
 )
 
-// nsShape is how name servers are called, so that no model can take the name.
-var nsShape = regexp.MustCompile(`^ns[1-9][0-9]?$`)
-
-// reserved reports what a label of the zone is kept for, else "".
-func reserved(label string) string {
-	switch {
-	case label == "region" || label == "route":
-		return "the names of regions"
-	case label == "_why":
-		return "explanations"
-	case nsShape.MatchString(label):
-		return "name servers"
-	default:
-		return ""
-	}
-}
-
 // hostLabel checks a label under the zone that a user chose.
 func (c *checker) hostLabel(path, label string) bool {
 	if !labelShape.MatchString(label) {
 		c.fail(path, fmt.Sprintf("%q is not a lower-case DNS label", label), "use at most 63 of a-z, 0-9 and inner hyphens")
 		return false
 	}
-	if use := reserved(label); use != "" {
+	if use := regions.ReservedLabel(label); use != "" {
 		c.fail(path, fmt.Sprintf("%q is reserved for %s", label, use), "choose another name")
 		return false
 	}
@@ -76,7 +61,7 @@ func (c *checker) nameServers(z *Zone) {
 	seen := map[string]int{}
 	for i, ns := range z.NS {
 		at := index("zone.ns", i)
-		if !nsShape.MatchString(ns.Name) {
+		if !regions.NameServerLabel(ns.Name) {
 			c.fail(at+".name", fmt.Sprintf("%q is not a name server's name", ns.Name), "number them ns1, ns2, …")
 		} else if first, twice := seen[ns.Name]; twice {
 			c.fail(at+".name", fmt.Sprintf("%q is already the name of %s", ns.Name, index("zone.ns", first)), "number them ns1, ns2, …")
@@ -152,8 +137,8 @@ func (c *checker) recordName(path string, r Record, names map[string]string) {
 			c.fail(path, "the zone itself is routed and has no static "+r.Type, "choose a name below the zone")
 		}
 		return
-	case reserved(top) != "":
-		c.fail(path, fmt.Sprintf("%q is reserved for %s", top, reserved(top)), "choose another name")
+	case regions.ReservedLabel(top) != "":
+		c.fail(path, fmt.Sprintf("%q is reserved for %s", top, regions.ReservedLabel(top)), "choose another name")
 		return
 	case isTaken && routed:
 		c.fail(path, fmt.Sprintf("%q is routed by %s", r.Name, taken), "choose another name or remove that")

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rhumb-lb/rhumb/cmd/internal/telemetry"
+	"github.com/rhumb-lb/rhumb/simulations/world"
+)
+
+func newDemo() *cobra.Command {
+	layout := world.DefaultLayout()
+	var (
+		check    bool
+		failover int
+		level    string
+	)
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "Run a whole world on this machine: three regions, two directors",
+		Long: `Run a whole world on this machine, in one process, without root, files or
+internet: three regions of simulated Triton pods, each with its agent, and two
+directors. It prints what to try, then what it sees. Its subcommands play with
+the one that runs.`,
+		Args: cobra.NoArgs,
+		PreRunE: func(*cobra.Command, []string) error {
+			if err := layout.Check(); err != nil {
+				return badInput{err}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := demoLog(cmd.ErrOrStderr(), level)
+			switch {
+			case err != nil:
+				return badInput{err}
+			case failover > 0:
+				return world.Failover(cmd.Context(), failover, cmd.OutOrStdout())
+			}
+			err = world.Demo(cmd.Context(), layout, check, cmd.OutOrStdout(), log)
+			if errors.Is(err, world.ErrTaken) {
+				return badInput{fmt.Errorf("rhumb demo: %w", err)}
+			}
+			return err
+		},
+	}
+	cmd.PersistentFlags().Var(&prefixValue{&layout.Net}, "net", "the `/16` of loopback to run in")
+	cmd.PersistentFlags().Uint16Var(&layout.Port, "port", layout.Port, "`port` of the gateways and redirectors; all other ports move with it")
+	cmd.Flags().BoolVar(&check, "check", false, "run the tour that checks itself, and end")
+	cmd.Flags().IntVar(&failover, "failover", 0, "lose a region in this many fresh `worlds` and print how long it took")
+	cmd.Flags().StringVar(&level, "log", "", "show the daemons' own logs from this `level` on: debug, info, warn or error")
+	cmd.MarkFlagsMutuallyExclusive("check", "failover")
+	cmd.AddCommand(demoOrders(&layout)...)
+	return cmd
+}
+
+// demoLog is silent unless a level was asked for.
+func demoLog(to io.Writer, level string) (*slog.Logger, error) {
+	if level == "" {
+		return slog.New(slog.DiscardHandler), nil
+	}
+	return telemetry.NewLogger(to, level, "text")
+}
+
+// prefixValue is a flag that holds a network.
+type prefixValue struct{ p *netip.Prefix }
+
+func (v *prefixValue) String() string { return v.p.String() }
+func (v *prefixValue) Type() string   { return "prefix" }
+
+func (v *prefixValue) Set(s string) (err error) {
+	*v.p, err = netip.ParsePrefix(s)
+	return err
+}

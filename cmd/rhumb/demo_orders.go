@@ -1,0 +1,58 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/simulations/world"
+)
+
+// demoOrders are the commands that play with the running demo.
+func demoOrders(layout *world.Layout) []*cobra.Command {
+	crash := demoOrder(layout, "crash", "Crash a pod of a region (the first, unless another is named)")
+	crash.Use, crash.Args = "crash REGION [POD]", cobra.RangeArgs(1, 2)
+	return []*cobra.Command{
+		crash,
+		demoOrder(layout, "lose", "Kill a region: agent and pods at once, nobody is told"),
+		demoOrder(layout, "darken", "Make a region a black hole: nothing is refused, nothing answers"),
+		demoOrder(layout, "heal", "Undo every fault and drain of a region"),
+		demoOrder(layout, "drain", "Drain a region: what it has ends there, the rest goes elsewhere"),
+		demoOrder(layout, "undrain", "End a region's drain"),
+		demoWeather(layout),
+	}
+}
+
+func demoOrder(layout *world.Layout, do, short string) *cobra.Command {
+	return &cobra.Command{
+		Use: do + " REGION", Short: short, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o := world.Order{Do: do, Region: args[0]}
+			if len(args) == 2 {
+				pod, err := strconv.Atoi(args[1])
+				if err != nil {
+					return badInput{fmt.Errorf("pod %q: want its number, like 0", args[1])}
+				}
+				o.Pod = pod
+			}
+			return world.Send(cmd.Context(), *layout, o)
+		},
+	}
+}
+
+func demoWeather(layout *world.Layout) *cobra.Command {
+	o := world.Order{Do: "weather"}
+	var percent int
+	cmd := &cobra.Command{
+		Use: "weather", Short: "Delay and lose what the members say to each other", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.Loss = regions.Permille(percent * 10)
+			return world.Send(cmd.Context(), *layout, o)
+		},
+	}
+	cmd.Flags().DurationVar(&o.Delay, "delay", 0, "one-way `delay`, at most 1s")
+	cmd.Flags().IntVar(&percent, "loss", 0, "`percent` of packets lost")
+	return cmd
+}

@@ -1,0 +1,182 @@
+package world
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rhumb-lb/rhumb/regions"
+)
+
+const (
+	// pollEvery is how often a client asks while a failover is measured, and
+	// pollsWithout how many answers in a row must be without the region: one could
+	// be luck, twenty are a second.
+	pollEvery    = 50 * time.Millisecond
+	pollsWithout = 20
+)
+
+// measurement is how long one way of asking gave the lost region.
+type measurement struct {
+	by    string // director and way
+	after time.Duration
+}
+
+// measure strikes and times, for each director by DNS and by redirect, from the
+// strike to the first of pollsWithout polls in a row without the victim.
+func (w *World) measure(ctx context.Context, strike func() error) ([]measurement, error) {
+	l := w.opts.Layout
+	client := newClient()
+	defer client.CloseIdleConnections()
+	type way struct {
+		by  string
+		ask func(context.Context) (regions.ID, error)
+	}
+	var ways []way
+	for d := range directors {
+		ways = append(ways,
+			way{directorName(d) + " DNS", func(ctx context.Context) (regions.ID, error) { return l.ask(ctx, d, false, Zone, homes[0]) }},
+			way{directorName(d) + " redirect", func(ctx context.Context) (regions.ID, error) { return l.redirected(ctx, d, client, homes[0]) }})
+	}
+	for _, x := range ways {
+		if got, err := x.ask(ctx); err != nil || got != victim {
+			return nil, fmt.Errorf("before the loss %s gave %q, want %s: %w", x.by, got, victim, err)
+		}
+	}
+	at := time.Now()
+	if err := strike(); err != nil {
+		return nil, err
+	}
+	out := make([]measurement, len(ways))
+	g, ctx := errgroup.WithContext(ctx)
+	for i, x := range ways {
+		g.Go(func() error {
+			after, err := gone(ctx, at, x.ask)
+			out[i] = measurement{x.by, after}
+			return err
+		})
+	}
+	return out, g.Wait()
+}
+
+// gone polls until the victim stays out of the answers, and gives the time from
+// at to the first answer without it. An error of the director is a failure: it
+// must always answer.
+func gone(ctx context.Context, at time.Time, ask func(context.Context) (regions.ID, error)) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	var first time.Time
+	for without := 0; without < pollsWithout; {
+		asked := time.Now()
+		got, err := ask(ctx)
+		switch {
+		case err != nil:
+			return 0, err
+		case got == victim:
+			without = 0
+		default:
+			if without == 0 {
+				first = asked
+			}
+			without++
+		}
+		select {
+		case <-ctx.Done():
+			return 0, fmt.Errorf("%s is still answered after %v", victim, patience)
+		case <-tick.C:
+		}
+	}
+	return first.Sub(at), nil
+}
+
+// RandomLayout is a random /16 of loopback, so that worlds can run beside each
+// other.
+func RandomLayout() Layout {
+	l := DefaultLayout()
+	l.Net = netip.PrefixFrom(netip.AddrFrom4([4]byte{127, byte(1 + rand.IntN(254)), 0, 0}), 16)
+	return l
+}
+
+// loss is a way to lose a region.
+type loss struct {
+	name   string
+	strike func(*World) error
+}
+
+var losses = []loss{
+	{"killed", func(w *World) error { return w.Kill(victim) }},
+	{"black hole", func(w *World) error { return w.Darken(victim) }},
+}
+
+// Failover loses a region in so many fresh worlds, once killed and once as a
+// black hole in each, and prints how long new answers went on naming it: least,
+// median and most.
+func Failover(ctx context.Context, runs int, out io.Writer) error {
+	took := map[string][]time.Duration{}
+	for run := range runs {
+		for _, x := range losses {
+			all, err := failoverOnce(ctx, x)
+			if err != nil {
+				return fmt.Errorf("run %d, %s: %w", run+1, x.name, err)
+			}
+			for _, m := range all {
+				key := x.name + ", " + m.by
+				took[key] = append(took[key], m.after)
+			}
+		}
+		_, _ = fmt.Fprintf(out, "run %d of %d done\n", run+1, runs)
+	}
+	_, _ = fmt.Fprintf(out, "\nseconds from the loss of a region to the first of %d polls, %v apart, without it\n%-28s %6s %6s %6s  (%d runs)\n",
+		pollsWithout, pollEvery, "", "min", "median", "max", runs)
+	var keys []string
+	for k := range took {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
+		v := took[k]
+		slices.Sort(v)
+		_, _ = fmt.Fprintf(out, "%-28s %6.2f %6.2f %6.2f\n", k, v[0].Seconds(), v[len(v)/2].Seconds(), v[len(v)-1].Seconds())
+	}
+	return nil
+}
+
+func failoverOnce(ctx context.Context, x loss) ([]measurement, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w, err := NewAnywhere(ctx, Options{})
+	if err != nil {
+		return nil, err
+	}
+	running := make(chan error, 1)
+	go func() { running <- w.Run(ctx) }()
+	all, err := func() ([]measurement, error) {
+		if err := w.Ready(ctx); err != nil {
+			return nil, err
+		}
+		return w.measure(ctx, func() error { return x.strike(w) })
+	}()
+	cancel()
+	return all, errors.Join(err, <-running)
+}
+
+// NewAnywhere makes a world on a random /16 that is free.
+func NewAnywhere(ctx context.Context, o Options) (*World, error) {
+	const attempts = 20 // of 254 networks
+	for attempt := 1; ; attempt++ {
+		o.Layout = RandomLayout()
+		w, err := New(ctx, o)
+		if err == nil || attempt == attempts || !errors.Is(err, ErrTaken) {
+			return w, err
+		}
+	}
+}

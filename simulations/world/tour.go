@@ -1,0 +1,228 @@
+package world
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/rhumb-lb/rhumb/director"
+	"github.com/rhumb-lb/rhumb/regions"
+)
+
+// patience bounds each wait of the tour: several times what is promised, so that
+// a slow machine does not fail it. The times are printed, not judged.
+const patience = 20 * time.Second
+
+// tour visits a running world and checks what it promises.
+type tour struct {
+	w      *World
+	l      Layout
+	client *http.Client
+}
+
+// step is one stop of the tour; it says in a few words what it saw.
+type step struct {
+	name string
+	run  func(*tour, context.Context) (string, error)
+}
+
+var steps = []step{
+	{"the world is up: both directors see three regions", (*tour).up},
+	{"asked from three continents, both directors, UDP and TCP", (*tour).continents},
+	{"a completion through the redirect, streamed", (*tour).streamed},
+	{"a pod crashes under 50 generate and 50 generate_stream", (*tour).crashed},
+	{"a region becomes a black hole", (*tour).darkened},
+	{"and comes back", (*tour).healed},
+	{"a region is killed", (*tour).killed},
+	{"and is brought back", (*tour).healed},
+	{"a region is drained under a stream", (*tour).drained},
+	{"and undrained", (*tour).undrained},
+	{"a model that lives in two regions only", (*tour).scarce},
+	{"gossip with 100 ms delay and 10 % loss", (*tour).stormy},
+}
+
+// Check runs the tour on a running world and reports to out: each step with its
+// time. The error joins the steps that failed.
+func (w *World) Check(ctx context.Context, out io.Writer) error {
+	t := &tour{w: w, l: w.opts.Layout, client: newClient()}
+	defer t.client.CloseIdleConnections()
+	var failed []error
+	begun := time.Now()
+	for i, s := range steps {
+		at := time.Now()
+		saw, err := s.run(t, ctx)
+		mark := "ok    "
+		if err != nil {
+			mark, saw = "FAILED", err.Error()
+			failed = append(failed, fmt.Errorf("%s: %w", s.name, err))
+		}
+		_, _ = fmt.Fprintf(out, "%2d  %s %6.2f s  %s\n               %s\n", i+1, mark, time.Since(at).Seconds(), s.name, saw)
+		if ctx.Err() != nil {
+			return errors.Join(append(failed, ctx.Err())...)
+		}
+	}
+	_, _ = fmt.Fprintf(out, "%d of %d steps passed in %.1f s\n", len(steps)-len(failed), len(steps), time.Since(begun).Seconds())
+	return errors.Join(failed...)
+}
+
+// until waits until cond holds, asking every 50 ms; cond's last error says why
+// it never did.
+func until(ctx context.Context, cond func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		err := cond()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("not within %v: %w", patience, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// settled is nil when every director's table has every region in the wanted
+// state, with pods for all of its models.
+func (w *World) settled(want func(regions.ID) director.State) error {
+	for d, n := range w.directors {
+		t := n.Table()
+		for _, p := range places {
+			have := t.Place(p.id)
+			if have == nil || have.Verdict.State != want(p.id) {
+				return fmt.Errorf("%s does not see %s %s", directorName(d), p.id, want(p.id))
+			}
+			for _, m := range p.models {
+				if want(p.id) == director.Ready && !fits(t, regions.ModelName(m), p.id) {
+					return fmt.Errorf("%s sees no pod of %s for %s", directorName(d), p.id, m)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func fits(t *director.Table, m regions.ModelName, id regions.ID) bool {
+	s := t.Services[m]
+	for i, p := range t.Regions {
+		if p.ID == id {
+			return s != nil && s.Supply[i].Tier == director.Fit
+		}
+	}
+	return false
+}
+
+func allReady(regions.ID) director.State { return director.Ready }
+
+// Ready waits until both directors see all of the world.
+func (w *World) Ready(ctx context.Context) error {
+	return until(ctx, func() error { return w.settled(allReady) })
+}
+
+func (t *tour) up(ctx context.Context) (string, error) {
+	return "three regions, nine pods, two directors", t.w.Ready(ctx)
+}
+
+// everywhere asks both directors over both transports for a name, and fails
+// unless all say the same region.
+func (t *tour) everywhere(ctx context.Context, name string, from home, want regions.ID) error {
+	for d := range directors {
+		for _, tcp := range []bool{false, true} {
+			got, err := t.l.ask(ctx, d, tcp, name, from)
+			if err != nil {
+				return err
+			}
+			if got != want {
+				return fmt.Errorf("%s sends %s to %s for %s, want %s", directorName(d), from.name, got, name, want)
+			}
+		}
+	}
+	return nil
+}
+
+func (t *tour) continents(ctx context.Context) (string, error) {
+	saw := ""
+	for _, h := range homes {
+		if err := t.everywhere(ctx, Zone, h, h.nearest); err != nil {
+			return "", err
+		}
+		for d := range directors {
+			if got, err := t.l.redirected(ctx, d, t.client, h); err != nil || got != h.nearest {
+				return "", fmt.Errorf("%s redirects %s to %q, want %s: %w", directorName(d), h.name, got, h.nearest, err)
+			}
+		}
+		saw += fmt.Sprintf("%s → %s   ", h.name, h.nearest)
+	}
+	return saw, nil
+}
+
+func (t *tour) streamed(ctx context.Context) (string, error) {
+	const tokens = 8
+	base := "http://" + t.l.Redirect(0).String()
+	for range 2 { // the second time over the same connections
+		s, err := t.w.site("eu-west")
+		if err != nil {
+			return "", err
+		}
+		before, running := done(s, "llama"), false
+		g, err := generate(ctx, t.client, base, "llama", "generate_stream", tokens, homes[0], func() {
+			running = done(s, "llama") == before
+		})
+		switch {
+		case err != nil:
+			return "", err
+		case g.region != "eu-west" || g.events != tokens:
+			return "", fmt.Errorf("%d events from %s, want %d from eu-west", g.events, g.region, tokens)
+		case !running:
+			return "", errors.New("the first event came after the last was made")
+		}
+		if err := until(ctx, func() error { return idle(s) }); err != nil {
+			return "", err
+		}
+	}
+	return fmt.Sprintf("%d events each, the first before the last was made, twice over one connection", tokens), nil
+}
+
+// done is how many requests for a model a region's pods have completed.
+func done(s *site, model string) int64 {
+	var n int64
+	for _, p := range s.pods {
+		n += p.Stats(model).Completed
+	}
+	return n
+}
+
+// idle is nil when no request is on the region's pods.
+func idle(s *site) error {
+	for _, p := range s.pods {
+		for _, m := range s.models {
+			if n := p.Stats(m).InFlight; n > 0 {
+				return fmt.Errorf("%d requests in flight in %s", n, s.id)
+			}
+		}
+	}
+	return nil
+}
+
+func (t *tour) scarce(ctx context.Context) (string, error) {
+	// From Tokyo, Dublin is nearer than Ashburn by 1,300 km over the pole.
+	tokyo, want := homes[1], regions.ID("eu-west")
+	if err := t.everywhere(ctx, "mistral."+Zone, tokyo, want); err != nil {
+		return "", err
+	}
+	// Who asks Tokyo's gateway all the same is forwarded one hop.
+	g, err := generate(ctx, t.client, "http://"+t.l.Gateway(2).String(), "mistral", "generate_stream", 4, tokyo, nil)
+	if err != nil {
+		return "", err
+	}
+	if g.events != 4 || g.region != want {
+		return "", fmt.Errorf("forwarded: %d events from %q, want 4 from %s", g.events, g.region, want)
+	}
+	return "mistral from Tokyo → eu-west by DNS, and by one hop from ap-northeast's gateway", nil
+}
