@@ -139,12 +139,16 @@ func (l *Lease) release(now time.Time, out regions.Outcome) bool {
 // when a were ahead of it in the queue of a pod of c slots waited for about a/c
 // residences r first, and took r + r·a/c in all; hence r = took·c / (c+a). The
 // TTFT wanted is that of the pod without a queue, so only requests that met none
-// count.
+// count. An outcome without a TTFT was no generation (a question for metadata,
+// say) and tells nothing of either.
 func (l *Lease) measure(now time.Time, out regions.Outcome) {
+	if out.TTFT <= 0 {
+		return
+	}
 	m, halfLife := l.seat.model, l.pool.options.HalfLife
 	took := int64(regions.MicrosOf(out.Took))
 	m.residence.add(now, regions.Micros(took*int64(l.slots)/int64(l.slots+l.ahead)), halfLife)
-	if l.ahead == 0 && out.TTFT > 0 {
+	if l.ahead == 0 {
 		m.ttft.add(now, regions.MicrosOf(out.TTFT), halfLife)
 	}
 }

@@ -107,7 +107,7 @@ func (c *checker) modelLabel(path, label string, m Model) bool {
 	if m.Host != "" {
 		return c.hostLabel(path, label)
 	}
-	if use := reserved(label); use != "" || label == "" || len(m.Name) > 63 {
+	if use := regions.ReservedLabel(label); use != "" || label == "" || len(m.Name) > 63 {
 		why := fmt.Sprintf("makes the DNS label %q, which is reserved for %s", label, use)
 		switch {
 		case len(m.Name) > 63:
