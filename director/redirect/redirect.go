@@ -94,7 +94,7 @@ func DefaultOptions() Options {
 type Handler struct {
 	opts    Options
 	zone    string // lower case
-	trust   trust
+	trust   regions.TrustedProxies
 	metrics *metrics
 }
 
@@ -114,7 +114,7 @@ func New(opts Options) (*Handler, error) {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	opts.Logger = opts.Logger.With("component", "redirect")
-	return &Handler{opts: opts, zone: zone, trust: newTrust(opts.TrustedProxies), metrics: m}, nil
+	return &Handler{opts: opts, zone: zone, trust: regions.NewTrustedProxies(opts.TrustedProxies), metrics: m}, nil
 }
 
 // ServeHTTP answers with 307, or with an error in Triton's form:
@@ -156,7 +156,7 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request) answer {
 			text: "the body, which is to name the model, did not arrive; name it in the path or in the header " + modelHeader,
 		}
 	}
-	choice, err := h.opts.Decider.Redirect(model, namedBy != byNothing, h.trust.client(r))
+	choice, err := h.opts.Decider.Redirect(model, namedBy != byNothing, h.trust.Client(r.RemoteAddr, r.Header.Values("X-Forwarded-For")))
 	if err == nil {
 		var base string
 		if base, err = h.base(choice); err == nil {

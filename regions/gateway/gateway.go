@@ -73,7 +73,7 @@ func (o Options) withDefaults() Options {
 // use.
 type Gateway struct {
 	opts    Options
-	trusted trust
+	trusted regions.TrustedProxies
 	born    time.Time
 	log     *slog.Logger
 	metrics *metrics
@@ -84,7 +84,7 @@ func New(o Options) *Gateway {
 	o = o.withDefaults()
 	return &Gateway{
 		opts:    o,
-		trusted: newTrust(o.TrustedProxies),
+		trusted: regions.NewTrustedProxies(o.TrustedProxies),
 		born:    o.Now(),
 		log:     o.Logger.With("component", "gateway"),
 		metrics: newMetrics(o.Registry),
@@ -108,7 +108,7 @@ func (g *Gateway) handle(v *visit, r *http.Request) {
 		reply(v, err)
 		return
 	}
-	v.client = g.trusted.client(r)
+	v.client = clientOf(r, g.trusted)
 	// Here: keys, then limits.
 	v.route, err = parse(r.Method, path)
 	if err != nil {
