@@ -1,0 +1,348 @@
+package gossip
+
+import (
+	"context"
+	"time"
+
+	"github.com/rhumb-lb/rhumb/gossip/fleet"
+	"github.com/rhumb-lb/rhumb/gossip/wire"
+	"github.com/rhumb-lb/rhumb/regions"
+)
+
+// reason says why a record changed nothing, as metrics and logs call it.
+type reason string
+
+const (
+	reasonMalformed  reason = "malformed"   // can't be read, or breaks a bound
+	reasonUnknownKey reason = "unknown-key" // no certificate yet; asked for
+	reasonExpired    reason = "expired"     // the signer's certificate
+	reasonForged     reason = "forged"      // the signature is not the key's
+	reasonName       reason = "name"        // the signer speaks for another
+	reasonRole       reason = "role"        // the signer's role does not say such things
+	reasonGrant      reason = "grant"       // endpoints or slots that the certificate does not allow
+	reasonReplayed   reason = "replayed"    // not newer than what is known
+	reasonTooMany    reason = "too-many"    // no room for more of this certificate
+)
+
+// signers are the roles that may sign each kind. Kinds that are not here,
+// unknown ones among them, are anybody's of the fleet.
+var signers = map[wire.Kind]fleet.Role{
+	wire.Kind_STATUS:      fleet.RoleRegion,
+	wire.Kind_PODS:        fleet.RoleRegion,
+	wire.Kind_OBSERVATION: fleet.RoleDirector,
+	wire.Kind_CONTROL:     fleet.RoleDirector,
+	wire.Kind_SPILL:       fleet.RoleDirector,
+	wire.Kind_OVERRIDE:    fleet.RoleOperator,
+}
+
+// leaving is the key of the RECORD with which a member says goodbye.
+const leaving = "member/leaving"
+
+// judgement is what is found of an envelope.
+type judgement struct {
+	status *regions.Status   // of a STATUS
+	row    *regions.SpillRow // of a SPILL
+	reason reason            // empty if the record is good
+	err    error             // details of the reason
+}
+
+// judge decides whether a record is what its certificate lets it be. It is the
+// whole of the trust in others' words: a pure function of the envelope, the
+// certificate behind its key id, and the time.
+func judge(env *wire.Envelope, body *wire.Body, cert *fleet.Cert, now time.Time) judgement {
+	if err := cert.Valid(now); err != nil {
+		return judgement{reason: reasonExpired, err: err}
+	}
+	if err := cert.Verify(fleet.EnvelopeDomain, env.GetBody(), env.GetSig(), now); err != nil {
+		return judgement{reason: reasonForged, err: err}
+	}
+	if !cert.Owns(body.GetOrigin()) {
+		return judgement{reason: reasonName}
+	}
+	if want, ok := signers[body.GetKind()]; ok && want != cert.Role {
+		return judgement{reason: reasonRole}
+	}
+	switch body.GetKind() {
+	case wire.Kind_STATUS:
+		s, err := wire.DecodeStatus(body)
+		switch {
+		case err != nil:
+			return judgement{reason: reasonMalformed, err: err}
+		case string(s.Region) != cert.Name:
+			return judgement{reason: reasonName}
+		}
+		if err := cert.Grant.AllowsStatus(s); err != nil {
+			return judgement{reason: reasonGrant, err: err}
+		}
+		return judgement{status: s}
+	case wire.Kind_SPILL:
+		row, err := wire.DecodeSpillRow(body.GetPayload())
+		if err != nil {
+			return judgement{reason: reasonMalformed, err: err}
+		}
+		return judgement{row: row}
+	default:
+		return judgement{}
+	}
+}
+
+// inbound is a message as memberlist handed it over.
+type inbound struct {
+	message []byte
+	at      time.Time // of its receipt
+}
+
+// intake works through what memberlist's goroutines hand over, one at a time.
+type intake struct {
+	*Node
+	// When which member was last asked for its certificate, answered with one,
+	// or sent its own last record: forged packets must not become streams.
+	lastAsked, lastAnswered, lastCorrected map[string]time.Time
+
+	logged map[string]bool
+}
+
+const (
+	// againAfter is the least time between two requests, two answers and two
+	// corrections to one member: a few round trips.
+	againAfter = time.Second
+	// maxNotes bounds what is remembered for rate limits and for logging once.
+	maxNotes = 1024
+	// pruneEvery is how often old records and members are looked for.
+	pruneEvery = time.Minute
+)
+
+func (n *Node) newIntake() *intake {
+	return &intake{
+		Node: n, lastAsked: map[string]time.Time{}, lastAnswered: map[string]time.Time{},
+		lastCorrected: map[string]time.Time{}, logged: map[string]bool{},
+	}
+}
+
+func (i *intake) run(ctx context.Context) {
+	prune := time.NewTicker(pruneEvery)
+	defer prune.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case in := <-i.inbox:
+			i.message(in)
+		case in := <-i.states:
+			i.merge(in)
+		case <-prune.C:
+			now := i.now()
+			i.store.forget(now, i.opts.Forget)
+			i.members.forget(now, i.opts.Forget)
+			i.changed()
+		}
+	}
+}
+
+// message takes one of our messages: a type byte and its content.
+func (i *intake) message(in inbound) {
+	content := in.message[1:]
+	switch in.message[0] {
+	case typeEnvelope:
+		i.envelope(content, in.at, true)
+	case typeCertRequest:
+		i.certRequest(content)
+	case typeCertResponse:
+		if r, err := wire.DecodeCertResponse(content); err == nil {
+			i.learn(r.GetCert(), in.at)
+		} else {
+			i.refuse(wire.Kind_CERT, "", reasonMalformed, err)
+		}
+	default: // of a newer version
+		i.metrics.records.WithLabelValues("unknown", "ignored").Inc()
+	}
+}
+
+// merge takes the state of a push/pull. What it holds was true when its holder
+// heard of it, at the latest.
+func (i *intake) merge(in inbound) {
+	state, err := wire.DecodeState(in.message)
+	if err != nil {
+		i.refuse(wire.Kind_KIND_UNSPECIFIED, "", reasonMalformed, err)
+		return
+	}
+	for _, der := range state.GetCerts() {
+		i.learn(der, in.at)
+	}
+	for _, h := range state.GetHeld() {
+		// An age beyond Forget is as good as any other; it must not overflow.
+		age := i.opts.Forget
+		if ms := h.GetAgeMs(); ms < uint64(age/time.Millisecond) {
+			age = time.Duration(ms) * time.Millisecond
+		}
+		i.envelope(h.GetEnvelope(), in.at.Add(-age), false)
+	}
+}
+
+// envelope takes a record, heard at the given time, from its origin or from
+// another member.
+func (i *intake) envelope(raw []byte, heard time.Time, direct bool) {
+	env, err := wire.DecodeEnvelope(raw)
+	if err != nil {
+		i.refuse(wire.Kind_KIND_UNSPECIFIED, "", reasonMalformed, err)
+		return
+	}
+	body, err := wire.DecodeBody(env.GetBody())
+	if err != nil {
+		i.refuse(wire.Kind_KIND_UNSPECIFIED, "", reasonMalformed, err)
+		return
+	}
+	kind, origin := body.GetKind(), body.GetOrigin()
+	cert := i.store.cert(fleet.KeyID(env.GetKeyId()))
+	if cert == nil {
+		i.refuse(kind, origin, reasonUnknownKey, nil)
+		i.askFor(fleet.KeyID(env.GetKeyId()), origin)
+		return
+	}
+	k := slot{role: cert.Role, kind: kind, origin: origin, key: body.GetKey()}
+	// The order is looked at before the signature, so that repeats are cheap.
+	if !body.Newer(i.store.order(k)) {
+		if direct && origin != i.opts.Name {
+			i.refuse(kind, origin, reasonReplayed, nil)
+			i.correct(k)
+		} else {
+			i.count(kind, "known")
+		}
+		return
+	}
+	now := i.now()
+	j := judge(env, body, cert, now)
+	if j.reason != "" {
+		i.refuse(kind, origin, j.reason, j.err)
+		return
+	}
+	if origin == i.opts.Name && cert.Role == i.opts.Identity.Cert.Role {
+		i.count(kind, "own")
+		i.outrank(body.GetEpoch(), body.GetVersion())
+		return
+	}
+	why, ok := i.store.put(k, &record{
+		by: subject{role: cert.Role, name: cert.Name}, epoch: body.GetEpoch(), version: body.GetVersion(),
+		raw: raw, status: j.status, heard: heard, keyID: cert.KeyID, notAfter: cert.NotAfter,
+	}, now)
+	if !ok {
+		i.refuse(kind, origin, why, nil)
+		return
+	}
+	i.count(kind, "accepted")
+	i.tell(body, cert, heard, j)
+}
+
+// tell passes an accepted record on to whom it concerns.
+func (i *intake) tell(body *wire.Body, cert *fleet.Cert, heard time.Time, j judgement) {
+	switch {
+	case j.status != nil:
+		i.changed()
+		return
+	case body.GetKind() == wire.Kind_RECORD && body.GetKey() == leaving:
+		i.members.left(body.GetOrigin(), heard)
+		return
+	case j.row != nil && i.opts.role() == RoleAgent && j.row.Source != i.opts.region():
+		return // another region's business
+	case i.opts.OnRecord == nil:
+		return
+	}
+	select {
+	case i.records <- Received{Body: body, From: cert, Heard: heard}:
+	default:
+		i.metrics.dropped.WithLabelValues("records").Inc()
+	}
+}
+
+// learn takes a certificate if it is the fleet's.
+func (i *intake) learn(der []byte, now time.Time) {
+	cert, err := i.opts.Roots.Verify(der, now)
+	if err != nil {
+		i.refuse(wire.Kind_CERT, "", reasonForged, err)
+		return
+	}
+	i.store.addCert(cert)
+}
+
+// askFor asks the origin of a record for the certificate it signs with.
+func (i *intake) askFor(id fleet.KeyID, origin string) {
+	node := i.members.find(origin)
+	if node == nil || !again(i.lastAsked, origin, i.now()) {
+		return
+	}
+	b, err := wire.EncodeCertRequest(&wire.CertRequest{KeyId: id[:], From: i.opts.Name})
+	if err != nil {
+		i.log.Error("asking for a certificate", "key", id, "err", err)
+		return
+	}
+	i.lanes.put(node, "ask "+id.String(), message(typeCertRequest, b))
+}
+
+// certRequest answers who asks for a certificate that is known here.
+func (i *intake) certRequest(content []byte) {
+	r, err := wire.DecodeCertRequest(content)
+	if err != nil {
+		i.refuse(wire.Kind_CERT, "", reasonMalformed, err)
+		return
+	}
+	id := fleet.KeyID(r.GetKeyId())
+	cert, node := i.store.cert(id), i.members.find(r.GetFrom())
+	if cert == nil || node == nil || !again(i.lastAnswered, r.GetFrom(), i.now()) {
+		return
+	}
+	b, err := wire.EncodeCertResponse(&wire.CertResponse{Cert: cert.DER})
+	if err != nil {
+		i.log.Error("answering with a certificate", "key", id, "err", err)
+		return
+	}
+	i.lanes.put(node, "answer "+id.String(), message(typeCertResponse, b))
+}
+
+// correct sends an origin the newest record that is known of it: a member that
+// restarted without its epoch learns so above what it has to go. A duplicated or
+// overtaken packet causes one too, which its origin ignores.
+func (i *intake) correct(k slot) {
+	node, raw := i.members.find(k.origin), i.store.raw(k)
+	if node == nil || raw == nil || !again(i.lastCorrected, k.origin, i.now()) {
+		return
+	}
+	i.deliver(node, k, raw)
+}
+
+// again reports whether nothing was sent to the member in the last second, and
+// notes that it is now.
+func again(last map[string]time.Time, k string, now time.Time) bool {
+	if at, ok := last[k]; ok && now.Sub(at) < againAfter {
+		return false
+	}
+	if len(last) >= maxNotes {
+		clear(last)
+	}
+	last[k] = now
+	return true
+}
+
+func (i *intake) count(kind wire.Kind, result string) {
+	i.metrics.records.WithLabelValues(kindName(kind), result).Inc()
+}
+
+// refuse counts a record that changes nothing and logs it the first time.
+func (i *intake) refuse(kind wire.Kind, origin string, why reason, err error) {
+	i.count(kind, "refused")
+	i.metrics.refused.WithLabelValues(string(why)).Inc()
+	note := string(why) + " " + origin
+	if i.logged[note] || len(i.logged) >= maxNotes {
+		return
+	}
+	i.logged[note] = true
+	attrs := []any{"kind", kindName(kind), "origin", origin, "reason", why}
+	if err != nil {
+		attrs = append(attrs, "err", err)
+	}
+	if why == reasonReplayed || why == reasonUnknownKey {
+		// Restarts, duplicates and newcomers look like this too.
+		i.log.Info("a gossip record changed nothing", attrs...)
+		return
+	}
+	i.log.Warn("a gossip record was refused", attrs...)
+}

@@ -1,0 +1,144 @@
+package gossip
+
+import (
+	"sync"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// The first byte of our messages within memberlist's.
+const (
+	typeEnvelope byte = iota + 1
+	typeCertRequest
+	typeCertResponse
+)
+
+const (
+	// packetSize is the most bytes of a packet: 1,200 pass every path of the
+	// internet (1,280 is IPv6's least MTU) with room for tunnels.
+	packetSize = 1200
+	// maxPending is the most messages that wait for the stream to one member. Of
+	// the same record only the newest waits.
+	maxPending = 64
+)
+
+// message puts the type before the content.
+func message(kind byte, content []byte) []byte {
+	return append([]byte{kind}, content...)
+}
+
+// packetRoom is how many bytes of one of our messages fit a packet, after
+// memberlist's type byte, checksum (5), label (2 and its length) and encryption
+// (version, nonce and tag: 29).
+func packetRoom(label string, encrypted bool) int {
+	room := packetSize - 1 - 5
+	if label != "" {
+		room -= 2 + len(label)
+	}
+	if encrypted {
+		room -= 29
+	}
+	return room
+}
+
+// send gives a record to every member of the audience.
+func (n *Node) send(k slot, raw []byte, to Audience) {
+	for _, node := range n.members.alive(n.opts.Name, to) {
+		n.deliver(node, k, raw)
+	}
+}
+
+// deliver gives a record to one member: in a packet, or over a stream if it is
+// too large for one. It does not block.
+func (n *Node) deliver(to *memberlist.Node, k slot, raw []byte) {
+	ml := n.ml.Load()
+	if ml == nil {
+		return
+	}
+	m := message(typeEnvelope, raw)
+	if len(m) > packetRoom(n.opts.Label, len(n.opts.Keys) > 0) {
+		if n.large.CompareAndSwap(false, true) {
+			n.log.Info("a record is too large for a packet and goes over streams", "kind", kindName(k.kind), "key", k.key, "bytes", len(raw))
+		}
+		n.metrics.sent.WithLabelValues(kindName(k.kind), "stream").Inc()
+		n.lanes.put(to, string(k.role)+" "+k.kind.String()+" "+k.origin+" "+k.key, m)
+		return
+	}
+	n.metrics.sent.WithLabelValues(kindName(k.kind), "packet").Inc()
+	if err := ml.SendBestEffort(to, m); err != nil {
+		n.metrics.dropped.WithLabelValues("packet").Inc()
+		n.log.Debug("sending a packet", "to", to.Name, "err", err)
+	}
+}
+
+// lanes send messages over streams, one at a time to each member, without ever
+// blocking who hands them over. A lane's goroutine lives while it has something
+// to send.
+type lanes struct {
+	send    func(*memberlist.Node, []byte) error
+	dropped func()
+	failed  func(to string, err error)
+
+	mu     sync.Mutex
+	open   map[string]*lane // by member
+	closed bool
+	wg     sync.WaitGroup
+}
+
+type lane struct {
+	order   []string // keys of pending, oldest first
+	pending map[string][]byte
+}
+
+// put hands a message over. It replaces a waiting one of the same key; one too
+// many is dropped.
+func (l *lanes) put(to *memberlist.Node, key string, m []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return
+	}
+	x := l.open[to.Name]
+	if x == nil {
+		x = &lane{pending: map[string][]byte{}}
+		l.open[to.Name] = x
+		l.wg.Go(func() { l.drain(to, x) })
+	}
+	if _, waits := x.pending[key]; !waits {
+		if len(x.order) >= maxPending {
+			l.dropped()
+			return
+		}
+		x.order = append(x.order, key)
+	}
+	x.pending[key] = m
+}
+
+func (l *lanes) drain(to *memberlist.Node, x *lane) {
+	for {
+		l.mu.Lock()
+		if l.closed || len(x.order) == 0 {
+			delete(l.open, to.Name)
+			l.mu.Unlock()
+			return
+		}
+		key := x.order[0]
+		m := x.pending[key]
+		x.order = x.order[1:]
+		delete(x.pending, key)
+		l.mu.Unlock()
+		if err := l.send(to, m); err != nil {
+			l.dropped()
+			l.failed(to.Name, err)
+		}
+	}
+}
+
+// close drops what waits and returns when the last message under way has ended.
+// The transport must be shut down before, which ends it.
+func (l *lanes) close() {
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	l.wg.Wait()
+}
