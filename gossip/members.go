@@ -147,14 +147,35 @@ func (m *members) all() []Member {
 	return out
 }
 
-// alive gives the members but self that are alive and of the audience, to send
-// to.
-func (m *members) alive(self string, to Audience) []*memberlist.Node {
+// stillSent is how long a member that seems dead is still sent records. Who is
+// dead is memberlist's opinion, and wrong where packets are lost: an agent that
+// went by it would fall silent towards a director that hears it well. An hour
+// is far more than the rejoin loop needs to find who is back, and keeps the
+// names of replaced pods from piling up.
+const stillSent = time.Hour
+
+// audience gives the members but self to send to: all of the audience that have
+// not left and do not seem dead for long.
+func (m *members) audience(self string, to Audience) []*memberlist.Node {
+	now := m.now()
+	return m.pick(func(e *member) bool {
+		maybe := e.State == MemberAlive || e.State == MemberDead && now.Sub(e.Since) < stillSent
+		return maybe && e.Name != self && to.holds(&e.Member)
+	})
+}
+
+// alive gives the members but self that are alive.
+func (m *members) alive(self string) []*memberlist.Node {
+	return m.pick(func(e *member) bool { return e.State == MemberAlive && e.Name != self })
+}
+
+// pick gives the members that are wanted, to send to.
+func (m *members) pick(want func(*member) bool) []*memberlist.Node {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var out []*memberlist.Node
 	for _, e := range m.byName {
-		if e.State == MemberAlive && e.Name != self && to.holds(&e.Member) {
+		if want(e) {
 			node := e.node
 			out = append(out, &node)
 		}

@@ -163,7 +163,7 @@ func (r *rejoiner) lookup(ctx context.Context, seed string) {
 
 // anyAlive gives the address of a random other member that is alive, if any.
 func (r *rejoiner) anyAlive() []netip.AddrPort {
-	nodes := r.members.alive(r.opts.Name, Audience{})
+	nodes := r.members.alive(r.opts.Name)
 	if len(nodes) == 0 {
 		return nil
 	}

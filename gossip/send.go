@@ -43,7 +43,7 @@ func packetRoom(label string, encrypted bool) int {
 
 // send gives a record to every member of the audience.
 func (n *Node) send(k slot, raw []byte, to Audience) {
-	for _, node := range n.members.alive(n.opts.Name, to) {
+	for _, node := range n.members.audience(n.opts.Name, to) {
 		n.deliver(node, k, raw)
 	}
 }

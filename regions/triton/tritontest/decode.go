@@ -48,8 +48,8 @@ func unavailable(format string, args ...any) *apiError {
 	return &apiError{status: http.StatusServiceUnavailable, text: fmt.Sprintf(format, args...)}
 }
 
-func unsupported(format string, args ...any) *apiError {
-	return &apiError{status: http.StatusNotImplemented, text: fmt.Sprintf(format, args...)}
+func unsupported(text string) *apiError {
+	return &apiError{status: http.StatusNotImplemented, text: text}
 }
 
 // genRequest is a decoded request for text.

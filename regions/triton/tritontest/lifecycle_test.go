@@ -267,7 +267,7 @@ func TestHangStallsEverythingAndThenGoesOn(t *testing.T) {
 		_ = silent.SetReadDeadline(time.Time{})
 	}
 	p.Hang(false)
-	if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || resp.StatusCode != 200 {
+	if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || resp.StatusCode != http.StatusOK {
 		t.Errorf("after the hang: %v", err)
 	} else {
 		_ = resp.Body.Close()
