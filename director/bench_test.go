@@ -21,7 +21,7 @@ func BenchmarkPlan(b *testing.B) {
 	in := w.inputs()
 	b.ResetTimer()
 	for b.Loop() {
-		Plan(in, epoch)
+		planned(in, epoch)
 	}
 }
 

@@ -20,6 +20,9 @@ type Inputs struct {
 	Snapshot regions.Snapshot
 	// Probes are this director's own probes of the regions' endpoints.
 	Probes []Probe
+	// Verdicts are what [Judge] makes of the inputs. [Plan] needs one for each
+	// region of the snapshot.
+	Verdicts []Verdict
 	// Cells are sorted by ID and hold at least the unknown cell.
 	Cells   []regions.Cell
 	Latency Latency

@@ -8,12 +8,12 @@ import (
 	"github.com/rhumb-lb/rhumb/regions"
 )
 
-// Plan makes the routing table and the state that the next plan is made from.
-// It judges the regions first; verdicts are in the returned Control.
+// Plan makes the routing table, and the state that the next judgement and plan
+// are made from.
 func Plan(in Inputs, now time.Time) (*Table, Control) {
-	verdicts := Judge(in, now)
 	p := planner{in: in, regions: in.Snapshot.Regions()}
 	t := &Table{
+		Made:     now,
 		TTL:      in.TTL,
 		Services: map[regions.ModelName]*Service{},
 		cells:    make(map[regions.CellID]int, len(in.Cells)),
@@ -22,7 +22,7 @@ func Plan(in Inputs, now time.Time) (*Table, Control) {
 	for i := range p.regions {
 		r := &p.regions[i]
 		ids[i] = r.ID
-		t.Regions = append(t.Regions, Place{ID: r.ID, Location: r.Location, Endpoints: r.Endpoints, Verdict: verdicts[i]})
+		t.Regions = append(t.Regions, Place{ID: r.ID, Location: r.Location, Endpoints: r.Endpoints, Verdict: p.verdict(r.ID)})
 	}
 	for i, c := range in.Cells {
 		t.cells[c.ID] = i
@@ -36,7 +36,7 @@ func Plan(in Inputs, now time.Time) (*Table, Control) {
 		t.Services[regions.Apex] = p.service(regions.Apex, p.apex(t))
 	}
 	t.Hash = t.hash()
-	return t, Control{Verdicts: verdicts}
+	return t, Control{Verdicts: in.Verdicts}
 }
 
 // planner holds what the services of one plan share.
@@ -46,6 +46,16 @@ type planner struct {
 	places  []Place
 	rows    *rowMaker
 	rtt     [][]regions.Micros // per cell and region
+}
+
+// verdict is a region's; one that nobody judged is lost.
+func (p *planner) verdict(id regions.ID) Verdict {
+	for _, v := range p.in.Verdicts {
+		if v.Region == id {
+			return v
+		}
+	}
+	return Verdict{Region: id, State: Lost, Reason: "not judged"}
 }
 
 func (p *planner) measure() {

@@ -183,8 +183,8 @@ func TestPlanIsDeterministicAndConserves(t *testing.T) {
 			w.region(id, int32(rapid.IntRange(0, 9).Draw(t, "at")), m)
 			w.probe(id, rapid.IntRange(0, 3).Draw(t, "failed"), 0)
 		}
-		one, _ := Plan(w.inputs(), now)
-		two, _ := Plan(w.inputs(), now)
+		one, _ := planned(w.inputs(), now)
+		two, _ := planned(w.inputs(), now)
 		if one.Hash != two.Hash {
 			t.Fatal("equal inputs, different tables")
 		}

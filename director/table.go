@@ -13,6 +13,7 @@ import (
 type Table struct {
 	// Hash names the table: equal hashes give equal decisions.
 	Hash    uint64
+	Made    time.Time // not part of the hash
 	TTL     time.Duration
 	Regions []Place // sorted by ID
 	// Services are by model; regions.Apex is the zone's apex.

@@ -93,9 +93,15 @@ func (w *world) inputs() Inputs {
 }
 
 func (w *world) plan(now time.Time) *Table {
-	t, c := Plan(w.inputs(), now)
+	t, c := planned(w.inputs(), now)
 	w.in.Control = c
 	return t
+}
+
+// planned judges and plans.
+func planned(in Inputs, now time.Time) (*Table, Control) {
+	in.Verdicts = Judge(in, now)
+	return Plan(in, now)
 }
 
 // client is a client number n in the cell at x.

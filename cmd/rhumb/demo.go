@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/netip"
 
 	"github.com/spf13/cobra"
 
@@ -29,7 +28,11 @@ directors. It prints what to try, then what it sees. Its subcommands play with
 the one that runs.`,
 		Args: cobra.NoArgs,
 		PreRunE: func(*cobra.Command, []string) error {
-			if err := layout.Check(); err != nil {
+			err := layout.Check()
+			if check && failover > 0 {
+				err = errors.Join(err, errors.New("--check and --failover are two ways to run: give one"))
+			}
+			if err != nil {
 				return badInput{err}
 			}
 			return nil
@@ -49,12 +52,11 @@ the one that runs.`,
 			return err
 		},
 	}
-	cmd.PersistentFlags().Var(&prefixValue{&layout.Net}, "net", "the `/16` of loopback to run in")
+	cmd.PersistentFlags().TextVar(&layout.Net, "net", layout.Net, "the `/16` of loopback to run in")
 	cmd.PersistentFlags().Uint16Var(&layout.Port, "port", layout.Port, "`port` of the gateways and redirectors; all other ports move with it")
 	cmd.Flags().BoolVar(&check, "check", false, "run the tour that checks itself, and end")
 	cmd.Flags().IntVar(&failover, "failover", 0, "lose a region in this many fresh `worlds` and print how long it took")
 	cmd.Flags().StringVar(&level, "log", "", "show the daemons' own logs from this `level` on: debug, info, warn or error")
-	cmd.MarkFlagsMutuallyExclusive("check", "failover")
 	cmd.AddCommand(demoOrders(&layout)...)
 	return cmd
 }
@@ -67,13 +69,3 @@ func demoLog(to io.Writer, level string) (*slog.Logger, error) {
 	return telemetry.NewLogger(to, level, "text")
 }
 
-// prefixValue is a flag that holds a network.
-type prefixValue struct{ p *netip.Prefix }
-
-func (v *prefixValue) String() string { return v.p.String() }
-func (v *prefixValue) Type() string   { return "prefix" }
-
-func (v *prefixValue) Set(s string) (err error) {
-	*v.p, err = netip.ParsePrefix(s)
-	return err
-}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -37,9 +38,18 @@ func demoOrder(layout *world.Layout, do, short string) *cobra.Command {
 				}
 				o.Pod = pod
 			}
-			return world.Send(cmd.Context(), *layout, o)
+			return send(cmd, *layout, o)
 		},
 	}
+}
+
+// send gives the order; one that is refused was the caller's mistake.
+func send(cmd *cobra.Command, l world.Layout, o world.Order) error {
+	err := world.Send(cmd.Context(), l, o)
+	if errors.Is(err, world.ErrRefused) {
+		return badInput{fmt.Errorf("rhumb demo %s: %w", o.Do, err)}
+	}
+	return err
 }
 
 func demoWeather(layout *world.Layout) *cobra.Command {
@@ -49,7 +59,7 @@ func demoWeather(layout *world.Layout) *cobra.Command {
 		Use: "weather", Short: "Delay and lose what the members say to each other", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Loss = regions.Permille(percent * 10)
-			return world.Send(cmd.Context(), *layout, o)
+			return send(cmd, *layout, o)
 		},
 	}
 	cmd.Flags().DurationVar(&o.Delay, "delay", 0, "one-way `delay`, at most 1s")

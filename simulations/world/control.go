@@ -68,7 +68,11 @@ func (w *World) control(ctx context.Context, l net.Listener) error {
 	return m.Serve(ctx, l)
 }
 
-// Send gives an order to the demo that runs in the layout.
+// ErrRefused is the error for an order that the running demo can't carry out.
+var ErrRefused = errors.New("refused")
+
+// Send gives an order to the demo that runs in the layout. The error is an
+// [ErrRefused] if it said no.
 func Send(ctx context.Context, l Layout, o Order) error {
 	body, err := json.Marshal(o)
 	if err != nil {
@@ -95,7 +99,7 @@ func Send(ctx context.Context, l Layout, o Order) error {
 	}
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
 	if json.Unmarshal(text, &said) == nil && said.Error != "" {
-		return errors.New(said.Error)
+		return fmt.Errorf("%w: %s", ErrRefused, said.Error)
 	}
 	return fmt.Errorf("the demo answers %s: %s", resp.Status, text)
 }
