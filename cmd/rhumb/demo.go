@@ -68,4 +68,3 @@ func demoLog(to io.Writer, level string) (*slog.Logger, error) {
 	}
 	return telemetry.NewLogger(to, level, "text")
 }
-

@@ -2,8 +2,10 @@ package node
 
 import (
 	"errors"
+	"maps"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/rhumb-lb/rhumb/director"
@@ -129,10 +131,12 @@ func (n *Node) adminRegions() []adminRegion {
 func (n *Node) adminPlan() adminPlan {
 	w := n.mind.world.Load()
 	byModel := map[regions.ModelName]string{}
-	for label, m := range w.labels {
-		byModel[m] = label
+	for _, label := range slices.Sorted(maps.Keys(w.labels)) {
+		if m := w.labels[label]; byModel[m] == "" {
+			byModel[m] = label
+		}
 	}
-	out := adminPlan{Table: w.table.Hash, Made: w.made, Services: []adminService{}}
+	out := adminPlan{Table: w.table.Hash, Made: w.table.Made, Services: []adminService{}}
 	for _, m := range w.table.Models() {
 		s := w.table.Services[m]
 		a := adminService{Model: string(m), Label: byModel[m], AllLost: s.AllLost, Barred: s.Barred, Regions: []adminSupply{}}

@@ -25,7 +25,6 @@ type world struct {
 	// synced is false until the first status was heard: then nothing is known
 	// of learnt names.
 	synced bool
-	made   time.Time
 	gen    uint64
 
 	answers sync.Map // answerKey → *dnsserver.Answer: same pointer, same bytes
@@ -80,18 +79,23 @@ func (a *answerer) Lookup(name string, client netip.Prefix) (*dnsserver.Answer, 
 		return nil, 0, dnsserver.Unsure // configured, but no region was ever heard of
 	}
 	if t.why {
-		return a.why(&d), uint8(d.Client.Unit.Bits()), dnsserver.Found
+		return a.why(&d), scope(client, d.Client.Unit), dnsserver.Found
 	}
 	a.decided(t.model, d.Client.Cell)
-	return w.answer(t, &d), scope(&d), dnsserver.Found
+	if d.Wide {
+		return w.answer(t, &d), scope(client, d.Client.Scope), dnsserver.Found
+	}
+	return w.answer(t, &d), scope(client, d.Client.Unit), dnsserver.Found
 }
 
-// scope is how far around the client the decision holds.
-func scope(d *director.Decision) uint8 {
-	if d.Wide {
-		return uint8(d.Client.Scope.Bits())
+// scope is the length of the block for which a decision holds, in the family in
+// which the client was given: one that is IPv4 in IPv6 form is decided as IPv4.
+func scope(client, block netip.Prefix) uint8 {
+	bits := block.Bits()
+	if client.Addr().Is4In6() {
+		bits += 96
 	}
-	return uint8(d.Client.Unit.Bits())
+	return uint8(bits)
 }
 
 func (w *world) answer(t target, d *director.Decision) *dnsserver.Answer {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -29,6 +30,9 @@ const (
 // Change is what differs between a plan and the one before.
 type Change struct {
 	Table *director.Table
+	// Urgent is set where the plan was made at once because something changed that
+	// can't wait for the next: a verdict, who has pods for what, or an endpoint.
+	Urgent bool
 	// Verdicts are those that changed, with the state before (0 if new).
 	Verdicts []VerdictChange
 }
@@ -86,28 +90,30 @@ func (m *mind) run(ctx context.Context, probed, heard <-chan struct{}, now func(
 
 // step judges, and plans if it is time or something decisive changed.
 func (m *mind) step(now time.Time) {
-	in := m.inputs(now)
-	needs := decisive(in, director.Judge(in, now))
+	in := m.inputs()
+	in.Verdicts = director.Judge(in, now)
+	needs := decisive(in)
 	if needs == m.needs && now.Sub(m.planned) < planEvery && m.world.Load() != nil {
 		return
 	}
+	urgent := needs != m.needs
 	m.needs, m.planned = needs, now
 	m.demand.arrived(in.Snapshot)
 	in.Demand = m.demand.now(now)
 	table, control := director.Plan(in, now)
-	change := Change{Table: table, Verdicts: changes(m.control, control)}
+	change := Change{Table: table, Urgent: urgent, Verdicts: changes(m.control, control)}
 	m.control = control
 	for _, v := range change.Verdicts {
 		m.log.Info("verdict", "region", v.Region, "from", v.Before, "to", v.State, "reason", v.Reason)
 	}
-	m.publish(in.Snapshot, table, now)
+	m.publish(in.Snapshot, table)
 	m.metrics.planned(table)
 	if m.onPlan != nil {
 		m.onPlan(change)
 	}
 }
 
-func (m *mind) inputs(now time.Time) director.Inputs {
+func (m *mind) inputs() director.Inputs {
 	snapshot := m.snapshot()
 	places := make([]latency.Place, 0, len(snapshot.Reports))
 	for _, r := range snapshot.Regions() {
@@ -123,7 +129,7 @@ func (m *mind) inputs(now time.Time) director.Inputs {
 }
 
 // publish swaps the new world in.
-func (m *mind) publish(s regions.Snapshot, table *director.Table, now time.Time) {
+func (m *mind) publish(s regions.Snapshot, table *director.Table) {
 	for _, model := range m.labels.learn(s) {
 		m.log.Warn("model not served by name", "model", model, "why", m.labels.refused[model])
 	}
@@ -134,18 +140,18 @@ func (m *mind) publish(s regions.Snapshot, table *director.Table, now time.Time)
 	}
 	w := &world{
 		table: table, geo: m.geo, names: m.labels.names(table, m.why), labels: maps.Clone(m.labels.byLabel),
-		route: m.route, synced: m.synced, made: now, gen: m.gen,
+		route: m.route, synced: m.synced, gen: m.gen,
 	}
 	m.world.Store(w)
 }
 
-// decisive sums up what can't wait for the next plan: verdicts, drains, who has
-// pods for what, and endpoints. Load is not in it.
-func decisive(in director.Inputs, verdicts []director.Verdict) string {
+// decisive sums up what can't wait for the next plan: verdicts with their
+// confidence, drains, who has pods for what, and endpoints. Load is not in it.
+func decisive(in director.Inputs) string {
 	var b strings.Builder
 	for i, r := range in.Snapshot.Regions() {
 		b.WriteString(string(r.ID))
-		b.WriteByte(byte('0' + verdicts[i].State))
+		fmt.Fprintf(&b, " %d %d ", in.Verdicts[i].State, in.Verdicts[i].Confidence)
 		for _, e := range r.Endpoints {
 			b.WriteString(e.URL())
 		}

@@ -1,32 +1,19 @@
 package node
 
 import (
-	"strconv"
-	"strings"
+	"fmt"
 
 	"github.com/rhumb-lb/rhumb/director"
 	"github.com/rhumb-lb/rhumb/regions"
 )
 
-// Labels that the zone keeps for itself: no model can have them.
+// The zone's own labels. [regions.ReservedLabel] keeps models and hosts off them.
 const (
 	regionLabel = "region" // <region>.region.<zone> is that region, always
 	routeLabel  = "route"  // route.<zone> is the directors' redirector, <region>.route.<zone> that region
 	whyLabel    = "_why"   // TXT: who decided what for the asker
+	apexLabel   = "@"      // the zone itself, in a Host
 )
-
-// reserved reports whether a label is kept for the zone itself.
-func reserved(label string) bool {
-	if label == regionLabel || label == routeLabel || strings.HasPrefix(label, "_") {
-		return true
-	}
-	n, ok := strings.CutPrefix(label, "ns")
-	if !ok {
-		return false
-	}
-	_, err := strconv.Atoi(n)
-	return err == nil
-}
 
 // Host is a configured name under the zone.
 type Host struct {
@@ -41,14 +28,17 @@ type labels struct {
 	byLabel map[string]regions.ModelName
 	byModel map[regions.ModelName]string
 	refused map[regions.ModelName]string // why a model is not served by name
+	apex    regions.ModelName            // what the zone itself stands for
 }
 
 func newLabels(hosts []Host) *labels {
 	l := &labels{byLabel: map[string]regions.ModelName{}, byModel: map[regions.ModelName]string{}, refused: map[regions.ModelName]string{}}
 	for _, h := range hosts {
-		if h.Label != "@" {
-			l.byLabel[h.Label] = h.Model
+		if h.Label == apexLabel {
+			l.apex = h.Model // which goes on having a name of its own
+			continue
 		}
+		l.byLabel[h.Label] = h.Model
 		if h.Model != regions.Apex {
 			l.byModel[h.Model] = h.Label
 		}
@@ -58,7 +48,7 @@ func newLabels(hosts []Host) *labels {
 
 // learn gives every model of the snapshot that has no label yet the one its
 // agents configured, else the one its name makes, and returns the models that
-// were newly refused one.
+// were refused one for the first time.
 func (l *labels) learn(s regions.Snapshot) (refused []regions.ModelName) {
 	for _, r := range s.Reports {
 		for _, m := range r.Status.Models {
@@ -69,26 +59,36 @@ func (l *labels) learn(s regions.Snapshot) (refused []regions.ModelName) {
 			if label == "" {
 				label = m.Name.Label()
 			}
-			why := ""
-			if label != regions.ModelName(label).Label() {
-				why = "the host " + strconv.Quote(label) + " that its agent gives is not a DNS label"
-			} else if label == "" {
-				why = "its name has no letter or digit: configure a host for it"
-			} else if reserved(label) {
-				why = "the label " + label + " is reserved: configure a host for it"
-			} else if other, taken := l.byLabel[label]; taken {
-				why = "the label " + label + " is that of model " + string(other) + ": configure a host for one of them"
-			}
-			if why == "" {
+			if why := l.refuse(label); why == "" {
 				l.byLabel[label], l.byModel[m.Name] = m.Name, label
 				delete(l.refused, m.Name)
-			} else if l.refused[m.Name] != why {
+			} else if _, told := l.refused[m.Name]; !told {
 				l.refused[m.Name] = why
 				refused = append(refused, m.Name)
 			}
 		}
 	}
 	return refused
+}
+
+// refuse says why a model can't have a label, empty if it can.
+func (l *labels) refuse(label string) (why string) {
+	use := regions.ReservedLabel(label)
+	other, taken := l.byLabel[label]
+	switch {
+	case label != regions.ModelName(label).Label():
+		return fmt.Sprintf("the host %q that its agent gives is not a DNS label", label)
+	case label == "":
+		return "its name has no letter or digit: configure a host for it"
+	case use != "":
+		return fmt.Sprintf("the label %s is reserved for %s: configure a host for it", label, use)
+	case taken && other == regions.Apex:
+		return fmt.Sprintf("the label %s is a host of the zone: configure another host for it", label)
+	case taken:
+		return fmt.Sprintf("the label %s is that of model %s: configure a host for one of them", label, other)
+	default:
+		return ""
+	}
 }
 
 // target is what a name stands for.
@@ -103,7 +103,7 @@ type target struct {
 // names maps every relative name under the zone to what it stands for.
 func (l *labels) names(t *director.Table, why bool) map[string]target {
 	out := map[string]target{
-		"":          {model: regions.Apex},
+		"":          {model: l.apex},
 		routeLabel:  {route: true},
 		regionLabel: {nothing: true},
 	}
@@ -118,7 +118,7 @@ func (l *labels) names(t *director.Table, why bool) map[string]target {
 		for label, m := range l.byLabel {
 			out[whyLabel+"."+label] = target{model: m, why: true}
 		}
-		out[whyLabel] = target{model: regions.Apex, why: true}
+		out[whyLabel] = target{model: l.apex, why: true}
 	}
 	return out
 }

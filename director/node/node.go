@@ -51,10 +51,11 @@ func New(o Options) (*Node, error) {
 		opts: o, log: o.Logger.With("component", "director", "director", o.Gossip.Name),
 		wake: make(chan struct{}, 1), planned: make(chan struct{}, 1), killed: make(chan struct{}),
 	}
-	if err := n.assemble(); err != nil {
-		return nil, fmt.Errorf("director: %w", err)
+	err := n.assemble()
+	if err == nil {
+		err = n.bind()
 	}
-	if err := n.bind(); err != nil {
+	if err != nil {
 		n.closeAll()
 		return nil, fmt.Errorf("director: %w", err)
 	}
@@ -86,6 +87,7 @@ func (n *Node) assemble() error {
 
 	names := dnsserver.DefaultOptions()
 	names.Zone, names.Listen, names.Answerer = o.Zone, o.DNS, n.answerer
+	names.Zone.Reserved = []string{regionLabel, routeLabel, whyLabel}
 	names.NSID, names.Logger, names.Registry = o.Gossip.Name, n.log, o.Registry
 	if n.dns, err = dnsserver.New(names); err != nil {
 		return err
@@ -218,16 +220,24 @@ func (n *Node) Kill() {
 	})
 }
 
+// closeAll closes every socket that is open, also those of a node that could not
+// be made.
 func (n *Node) closeAll() {
-	n.dns.Kill()
-	_ = n.http.Close()
+	if n.dns != nil {
+		n.dns.Kill()
+	}
+	if n.http != nil {
+		_ = n.http.Close()
+	}
 	for _, l := range n.listeners {
 		_ = l.Close()
 	}
 	if n.admin != nil {
 		_ = n.admin.Close()
 	}
-	n.gossip.Kill()
+	if n.gossip != nil {
+		n.gossip.Kill()
+	}
 }
 
 // nudge wakes the mind.
@@ -239,7 +249,7 @@ func (n *Node) nudge() {
 }
 
 func (n *Node) onPlan(c Change) {
-	if len(c.Verdicts) > 0 {
+	if c.Urgent {
 		select {
 		case n.planned <- struct{}{}:
 		default:

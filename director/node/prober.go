@@ -1,7 +1,11 @@
 package node
 
 import (
+	"bufio"
 	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -25,6 +29,10 @@ const (
 	probeTimeout = 700 * time.Millisecond
 
 	probePath = "/v2/health/ready"
+
+	// maxProbeAnswer bounds what is read of an answer, in bytes. Its status line
+	// would do.
+	maxProbeAnswer = 16 << 10
 )
 
 // prober probes the endpoints of all regions, each by a request on a connection
@@ -32,9 +40,9 @@ const (
 // HTTP answer counts, a refusal too: it says that the region can be reached, and
 // what it can serve is in its status.
 type prober struct {
-	client *http.Client
-	log    *slog.Logger
-	wake   func() // called after a result that may change a verdict
+	dial dialFunc
+	log  *slog.Logger
+	wake func() // called after a result that may change a verdict
 
 	mu      sync.Mutex
 	results map[regions.ID]*director.Probe
@@ -43,13 +51,7 @@ type prober struct {
 type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
 func newProber(dial dialFunc, log *slog.Logger, wake func()) *prober {
-	return &prober{
-		client: &http.Client{
-			Transport:     &http.Transport{DialContext: dial, DisableKeepAlives: true, MaxResponseHeaderBytes: 16 << 10},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-		log: log, wake: wake, results: map[regions.ID]*director.Probe{},
-	}
+	return &prober{dial: dial, log: log, wake: wake, results: map[regions.ID]*director.Probe{}}
 }
 
 // all is what the probes say of every region so far.
@@ -74,7 +76,7 @@ func (p *prober) run(ctx context.Context, regionsOf func() []regions.Region) err
 	for {
 		for _, r := range regionsOf() {
 			if len(r.Endpoints) > 0 {
-				wg.Go(func() { p.probe(ctx, r.ID, r.Endpoints[0].URL()+probePath) })
+				wg.Go(func() { p.probe(ctx, r.ID, r.Endpoints[0]) })
 			}
 		}
 		select {
@@ -85,28 +87,44 @@ func (p *prober) run(ctx context.Context, regionsOf func() []regions.Region) err
 	}
 }
 
-func (p *prober) probe(ctx context.Context, id regions.ID, url string) {
+func (p *prober) probe(ctx context.Context, id regions.ID, at regions.Endpoint) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	err := p.ask(ctx, url)
-	if ctx.Err() != nil && context.Cause(ctx) == context.Canceled {
+	err := p.ask(ctx, at)
+	if errors.Is(ctx.Err(), context.Canceled) {
 		return // the director stops: no finding
 	}
 	p.record(id, err)
 }
 
-func (p *prober) ask(ctx context.Context, url string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+// ask asks once. The exchange is written out, instead of through http.Transport,
+// because that goes on connecting when a request is given up: a dark region would
+// gather two minutes' worth of connections under way.
+func (p *prober) ask(ctx context.Context, at regions.Endpoint) error {
+	conn, err := p.dial(ctx, "tcp", at.HostPort())
 	if err != nil {
 		return err
 	}
-	resp, err := p.client.Do(req)
+	defer func() { _ = conn.Close() }()
+	// The past as a deadline ends reads and writes at once.
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if at.Scheme == "https" {
+		conn = tls.Client(conn, &tls.Config{ServerName: at.Host})
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at.URL()+probePath, nil)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = resp.Body.Close() }()
-	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, 4<<10))
-	return err
+	req.Close = true
+	if err := req.Write(conn); err != nil {
+		return fmt.Errorf("send the probe: %w", err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxProbeAnswer)), req)
+	if err != nil {
+		return fmt.Errorf("read the answer: %w", err)
+	}
+	return resp.Body.Close()
 }
 
 func (p *prober) record(id regions.ID, err error) {

@@ -15,7 +15,7 @@ import (
 const spillEvery = time.Second
 
 // spill sends each region its rows of the current table, every spillEvery and
-// when the table changed, which changed says.
+// when the table changed by more than load, which changed says.
 func (n *Node) spill(ctx context.Context, changed <-chan struct{}) error {
 	tick := time.NewTicker(spillEvery)
 	defer tick.Stop()

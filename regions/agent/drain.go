@@ -9,7 +9,9 @@ type drain struct {
 	Since    time.Time `json:"since,omitzero"`
 }
 
-func (a *Agent) drains() bool { return a.drain.Load().Draining }
+// drains reports whether the region takes no new clients. An agent that stops
+// takes none whatever an operator says.
+func (a *Agent) drains() bool { return a.drain.Load().Draining || a.stopped.Load() != 0 }
 
 // Drain takes the region out of the plan, or puts it back. Requests that still
 // come are served: the clients have not heard yet.

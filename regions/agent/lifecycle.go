@@ -38,19 +38,14 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	for _, l := range a.listeners {
 		g.Go(func() error {
-			if err := a.server.Serve(l); !errors.Is(err, http.ErrServerClosed) && !a.isKilled() {
+			if err := a.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 				return fmt.Errorf("gateway on %s: %w", l.Addr(), err)
 			}
 			return nil
 		})
 	}
 	if a.admin != nil {
-		g.Go(func() error {
-			if err := a.adminMux().Serve(parts, a.admin); !a.isKilled() {
-				return err
-			}
-			return nil
-		})
+		g.Go(func() error { return a.adminMux().Serve(parts, a.admin) })
 	}
 	g.Go(func() error {
 		defer stop(nil)
@@ -65,7 +60,11 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 	})
 	a.log.Info("agent runs", "gateway", a.Addrs(), "endpoint", a.opts.Endpoints[0].URL())
-	return g.Wait()
+	err := g.Wait()
+	if a.isKilled() {
+		return nil
+	}
+	return err
 }
 
 func (a *Agent) isKilled() bool {

@@ -97,10 +97,12 @@ func (s *spiller) rowLocked(m regions.ModelName, now time.Time) regions.SpillRow
 // plan makes rows from this agent's own snapshot, as a director would. No cell
 // but the unknown one is needed: a spill row depends on the source's place.
 func (s *spiller) plan(now time.Time) map[regions.ModelName]regions.SpillRow {
-	table, _ := director.Plan(director.Inputs{
+	in := director.Inputs{
 		Snapshot: s.snapshot(), Latency: latency.Prior{},
 		Cells: []regions.Cell{{ID: regions.UnknownCell}},
-	}, now)
+	}
+	in.Verdicts = director.Judge(in, now)
+	table, _ := director.Plan(in, now)
 	out := map[regions.ModelName]regions.SpillRow{}
 	for _, row := range director.SpillRows(table, latency.Prior{}, s.region) {
 		out[row.Model] = row

@@ -109,16 +109,18 @@ func RandomLayout() Layout {
 // loss is a way to lose a region.
 type loss struct {
 	name   string
+	storm  bool // with 100 ms of delay and 10 % of loss between members
 	strike func(*World) error
 }
 
 var losses = []loss{
-	{"killed", func(w *World) error { return w.Kill(victim) }},
-	{"black hole", func(w *World) error { return w.Darken(victim) }},
+	{"killed", false, func(w *World) error { return w.Kill(victim) }},
+	{"black hole", false, func(w *World) error { return w.Darken(victim) }},
+	{"black hole in a storm", true, func(w *World) error { return w.Darken(victim) }},
 }
 
-// Failover loses a region in so many fresh worlds, once killed and once as a
-// black hole in each, and prints how long new answers went on naming it: least,
+// Failover loses a region so many times in each of the ways of losses, each time
+// in a fresh world, and prints how long new answers went on naming it: least,
 // median and most.
 func Failover(ctx context.Context, runs int, out io.Writer) error {
 	took := map[string][]time.Duration{}
@@ -135,7 +137,7 @@ func Failover(ctx context.Context, runs int, out io.Writer) error {
 		}
 		_, _ = fmt.Fprintf(out, "run %d of %d done\n", run+1, runs)
 	}
-	_, _ = fmt.Fprintf(out, "\nseconds from the loss of a region to the first of %d polls, %v apart, without it\n%-28s %6s %6s %6s  (%d runs)\n",
+	_, _ = fmt.Fprintf(out, "\nseconds from the loss of a region to the first of %d polls, %v apart, without it\n%-38s %6s %6s %6s  (%d runs)\n",
 		pollsWithout, pollEvery, "", "min", "median", "max", runs)
 	var keys []string
 	for k := range took {
@@ -145,7 +147,7 @@ func Failover(ctx context.Context, runs int, out io.Writer) error {
 	for _, k := range keys {
 		v := took[k]
 		slices.Sort(v)
-		_, _ = fmt.Fprintf(out, "%-28s %6.2f %6.2f %6.2f\n", k, v[0].Seconds(), v[len(v)/2].Seconds(), v[len(v)-1].Seconds())
+		_, _ = fmt.Fprintf(out, "%-38s %6.2f %6.2f %6.2f\n", k, v[0].Seconds(), v[len(v)/2].Seconds(), v[len(v)-1].Seconds())
 	}
 	return nil
 }
@@ -163,10 +165,31 @@ func failoverOnce(ctx context.Context, x loss) ([]measurement, error) {
 		if err := w.Ready(ctx); err != nil {
 			return nil, err
 		}
+		if x.storm {
+			if err := w.Weather(stormDelay, stormLoss); err != nil {
+				return nil, err
+			}
+		}
+		if err := pause(ctx); err != nil {
+			return nil, err
+		}
 		return w.measure(ctx, func() error { return x.strike(w) })
 	}()
 	cancel()
 	return all, errors.Join(err, <-running)
+}
+
+// pause waits for a random part of a second: a region is not lost in step with
+// its statuses.
+func pause(ctx context.Context) error {
+	t := time.NewTimer(rand.N(time.Second))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // NewAnywhere makes a world on a random /16 that is free.

@@ -147,12 +147,18 @@ func (t *tour) undrained(ctx context.Context) (string, error) {
 	return t.healed(ctx)
 }
 
+// A storm is a bad day between continents.
+const (
+	stormDelay                  = 100 * time.Millisecond
+	stormLoss  regions.Permille = 100
+)
+
 // stormFor is how long the storm lasts: eight times as long as the silence that
 // makes a status stale, and about a hundred statuses of each region.
 const stormFor = 16 * time.Second
 
 func (t *tour) stormy(ctx context.Context) (string, error) {
-	if err := t.w.Weather(100*time.Millisecond, 100); err != nil {
+	if err := t.w.Weather(stormDelay, stormLoss); err != nil {
 		return "", err
 	}
 	defer func() { _ = t.w.Weather(0, 0) }()
