@@ -23,6 +23,7 @@ var volatile = []struct {
 }
 
 func TestAdminAPI(t *testing.T) {
+	t.Parallel()
 	_, d, _, _ := twoRegions(t)
 	for _, c := range []struct {
 		call   string
@@ -93,6 +94,7 @@ func (r *running) call(t *testing.T, path string) (status int, text string) {
 
 // TestAdminPlan waits for the settled plan: what is planned follows the load.
 func TestAdminPlan(t *testing.T) {
+	t.Parallel()
 	_, d, _, _ := twoRegions(t)
 	want := []string{
 		`"table":HASH,"made":"TIME"`,

@@ -192,32 +192,33 @@ func TestMindRuns(t *testing.T) {
 		go func() {
 			ended <- r.run(ctx, probed, heard, func() time.Time { return epoch.Add(time.Since(started)) })
 		}()
-		synctest.Wait()
-		if len(r.changes) != 1 {
-			t.Fatalf("%d plans at the start", len(r.changes))
+		plans := func() int {
+			synctest.Wait()
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return len(r.changes)
+		}
+		if got := plans(); got != 1 {
+			t.Fatalf("%d plans at the start", got)
 		}
 		r.probe("eu-west", 2, 0)
 		probed <- struct{}{}
-		synctest.Wait()
-		if len(r.changes) != 2 || time.Since(started) != 0 {
-			t.Errorf("%d plans after a probe, %v later", len(r.changes), time.Since(started))
+		if got := plans(); got != 2 || time.Since(started) != 0 {
+			t.Errorf("%d plans after a probe, %v later", got, time.Since(started))
 		}
 		r.say("us-east", func(s *regions.Status) { s.Draining = true })
 		heard <- struct{}{}
-		synctest.Wait()
-		if len(r.changes) != 3 {
-			t.Errorf("%d plans after a status", len(r.changes))
+		if got := plans(); got != 3 {
+			t.Errorf("%d plans after a status", got)
 		}
 		r.say("us-east", func(s *regions.Status) { s.Draining = false })
 		<-time.After(judgeEvery)
-		synctest.Wait()
-		if len(r.changes) != 4 {
-			t.Errorf("%d plans after judgeEvery", len(r.changes))
+		if got := plans(); got != 4 {
+			t.Errorf("%d plans after judgeEvery", got)
 		}
 		<-time.After(planEvery)
-		synctest.Wait()
-		if len(r.changes) != 5 {
-			t.Errorf("%d plans after planEvery", len(r.changes))
+		if got := plans(); got != 5 {
+			t.Errorf("%d plans after planEvery", got)
 		}
 		cancel()
 		if err := <-ended; err != nil {

@@ -262,6 +262,7 @@ func twoRegions(t *testing.T) (m *members, d *running, eu, us *agent) {
 // answering by DNS and redirect, moving clients when a region drains, telling
 // regions where to spill, and gone.
 func TestDirectorFromTheFirstWordToTheLast(t *testing.T) {
+	t.Parallel()
 	m := newMembers(t)
 	d := m.director(m.options())
 	if res, text := get(t, d.adminURL()+"/healthz"); res.StatusCode != http.StatusServiceUnavailable || !strings.Contains(text, "no region") {
@@ -348,6 +349,7 @@ func stateOf(n *gossip.Node, name string) gossip.MemberState {
 // TestUnreadyIsSilent asks a director that has heard of nobody: no answer is
 // better than a wrong one, since the resolver asks the next name server.
 func TestUnreadyIsSilent(t *testing.T) {
+	t.Parallel()
 	m := newMembers(t)
 	d := m.director(m.options())
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
@@ -362,6 +364,7 @@ func TestUnreadyIsSilent(t *testing.T) {
 }
 
 func TestKill(t *testing.T) {
+	t.Parallel()
 	_, d, _, us := twoRegions(t)
 	d.Kill()
 	for _, address := range []string{d.Addrs()[0].String(), d.redirectURL()[len("http://"):], d.adminURL()[len("http://"):], d.gossip.Addrs()[0].String()} {
@@ -380,6 +383,7 @@ func TestKill(t *testing.T) {
 }
 
 func TestKillBeforeRun(t *testing.T) {
+	t.Parallel()
 	m := newMembers(t)
 	n, err := New(m.options())
 	if err != nil {
@@ -401,6 +405,7 @@ func TestKillBeforeRun(t *testing.T) {
 // TestNewRefuses checks that what is wrong is said, and that nothing stays
 // bound then.
 func TestNewRefuses(t *testing.T) {
+	t.Parallel()
 	m := newMembers(t)
 	taken, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {

@@ -146,6 +146,7 @@ func (p *probes) of(id regions.ID) director.Probe {
 }
 
 func TestProber(t *testing.T) {
+	t.Parallel()
 	well, drained, odd := newDoor(t, http.StatusOK), newDoor(t, http.StatusBadRequest), newDoor(t, http.StatusTemporaryRedirect)
 	dark, open := hole(t)
 	set := []regions.Region{
@@ -185,6 +186,7 @@ func TestProber(t *testing.T) {
 // TestProberSeesAWreckAndItsRepair has one region answer, go dark, and answer
 // again.
 func TestProberSeesAWreckAndItsRepair(t *testing.T) {
+	t.Parallel()
 	d := newDoor(t, http.StatusOK)
 	var dark atomic.Bool
 	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -206,6 +208,7 @@ func TestProberSeesAWreckAndItsRepair(t *testing.T) {
 // TestStoppedProbesFindNothing stops a prober while a probe waits: for the
 // stop nobody is to blame.
 func TestStoppedProbesFindNothing(t *testing.T) {
+	t.Parallel()
 	for name, cause := range map[string]error{"stopped": nil, "another part failed": errors.New("another part failed")} {
 		t.Run(name, func(t *testing.T) {
 			begun := make(chan struct{}, 1)
@@ -233,6 +236,7 @@ func TestStoppedProbesFindNothing(t *testing.T) {
 
 // TestCountsInARow steps the record without a network.
 func TestCountsInARow(t *testing.T) {
+	t.Parallel()
 	woken := 0
 	p := newProber(nil, slog.New(slog.DiscardHandler), func() { woken++ })
 	failed := errors.New("refused")

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -48,8 +49,10 @@ var (
 // rig is a mind in virtual time, with what it hears in the test's hands.
 type rig struct {
 	*mind
-	tb      testing.TB
-	now     time.Time
+	tb  testing.TB
+	now time.Time
+
+	mu      sync.Mutex // guards what follows where the mind runs by itself
 	reports map[regions.ID]regions.Report
 	probed  map[regions.ID]director.Probe
 	changes []Change
@@ -64,6 +67,8 @@ func newRig(tb testing.TB, hosts ...Host) *rig {
 	r := &rig{tb: tb, now: epoch, reports: map[regions.ID]regions.Report{}, probed: map[regions.ID]director.Probe{}}
 	r.mind = &mind{
 		snapshot: func() regions.Snapshot {
+			r.mu.Lock()
+			defer r.mu.Unlock()
 			var all []regions.Report
 			for _, report := range r.reports {
 				all = append(all, report)
@@ -71,6 +76,8 @@ func newRig(tb testing.TB, hosts ...Host) *rig {
 			return regions.NewSnapshot(all)
 		},
 		probes: func() []director.Probe {
+			r.mu.Lock()
+			defer r.mu.Unlock()
 			var all []director.Probe
 			for _, p := range r.probed {
 				all = append(all, p)
@@ -80,7 +87,11 @@ func newRig(tb testing.TB, hosts ...Host) *rig {
 		demand: newDemand(), geo: earth, cells: earth.Cells(), ttl: 20 * time.Second,
 		route: []netip.Addr{netip.MustParseAddr("192.0.2.53")}, why: true,
 		log: slog.New(slog.DiscardHandler), metrics: newMetrics(prometheus.NewRegistry()),
-		labels: newLabels(hosts), onPlan: func(c Change) { r.changes = append(r.changes, c) },
+		labels: newLabels(hosts), onPlan: func(c Change) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.changes = append(r.changes, c)
+		},
 	}
 	return r
 }
@@ -116,6 +127,8 @@ func (r *rig) region(id regions.ID, at regions.Location, models ...regions.Model
 // say has a region publish a status that differs from the last one.
 func (r *rig) say(id regions.ID, change func(*regions.Status)) {
 	r.tb.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	old, ok := r.reports[id]
 	if !ok {
 		r.tb.Fatalf("no region %s", id)
@@ -138,6 +151,8 @@ func (r *rig) everybody(change func(*regions.Status)) {
 
 // probe sets what the probes of a region found, in a row.
 func (r *rig) probe(id regions.ID, failed, answered int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.probed[id] = director.Probe{Region: id, Failed: failed, Answered: answered}
 }
 

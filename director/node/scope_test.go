@@ -22,6 +22,7 @@ const (
 // clients in its scope: every address inside gets the same one, and scopes are
 // equal or disjoint. Some countries are split over two regions here.
 func TestScopes(t *testing.T) {
+	t.Parallel()
 	r := three(t)
 	a := r.answers()
 	if pure, split := cellKinds(t, r, "llama"); pure == 0 || split == 0 {
@@ -150,6 +151,7 @@ func (s *scopes) check() {
 // TestClientsAreUnits sends what resolvers send: prefixes of any length, and IPv4
 // in IPv6 form, of which the scope must be in that form too.
 func TestClientsAreUnits(t *testing.T) {
+	t.Parallel()
 	a := three(t).answers()
 	for _, same := range [][]string{
 		{"81.2.69.0/24", "81.2.69.160/32", "81.2.69.255/32", "::ffff:81.2.69.160/128", "::ffff:81.2.69.0/120"},
