@@ -174,13 +174,14 @@ func (a *attempt) failed(err error) (regions.End, error) {
 // twice is harmless.
 func (a *attempt) replayable(end regions.End) bool {
 	x := a.x
-	if end != regions.EndPodLost || a.first.Load() != 0 || x.replays >= x.proxy.opts.Limits.Replays {
+	limits := &x.proxy.opts.Limits
+	if end != regions.EndPodLost || a.first.Load() != 0 {
 		return false
 	}
 	if a.nothingWritten() {
-		return x.body.intact()
+		return x.misses < limits.Misses && x.body.intact()
 	}
-	return x.req.Replayable && x.body.whole()
+	return x.replays < limits.Replays && x.req.Replayable && x.body.whole()
 }
 
 // ended classes the end of an attempt whose answer had begun.

@@ -21,7 +21,8 @@ type exchange struct {
 
 	spilledIn bool          // came from another region's gateway
 	known     bool          // the model is known here or there
-	replays   int           // attempts after the first
+	replays   int           // attempts lost after something was written
+	misses    int           // attempts lost before
 	again     regions.PodID // lost on a kept connection: perhaps only the connection was
 	current   *attempt
 	end       regions.End
@@ -46,7 +47,11 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 		if !a.replayable(end) {
 			return nil, err
 		}
-		x.replays++
+		if a.nothingWritten() {
+			x.misses++
+		} else {
+			x.replays++
+		}
 		x.proxy.metrics.replays.WithLabelValues(string(x.req.Model)).Inc()
 		x.proxy.log.Debug("replaying a request", "model", x.req.Model, "after", err)
 		x.avoid(a)

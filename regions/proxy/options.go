@@ -59,8 +59,11 @@ type Limits struct {
 	// Buffer is the largest body in bytes that is kept for a replay. A larger
 	// one streams through.
 	Buffer int64
-	// Replays is how many more places are tried after the first was lost.
+	// Replays is how many times a request is sent again that a place was lost with.
 	Replays int
+	// Misses is how many more places are tried for those that it could not even be
+	// sent to.
+	Misses int
 }
 
 // DefaultLimits are argued one by one:
@@ -77,6 +80,9 @@ type Limits struct {
 //   - 2 replays: with the first that is the three attempts beyond which a
 //     request does more harm than good; a crash of one pod takes one, and the
 //     crash of another meanwhile the second.
+//   - 8 misses: nobody did any work for them, and refusals come back in
+//     microseconds, so that a region whose pods all crash at once still spills;
+//     with Dial that is 16 s at worst.
 func DefaultLimits() Limits {
 	return Limits{
 		PodStall:    600 * time.Second,
@@ -86,6 +92,7 @@ func DefaultLimits() Limits {
 		Body:        100 << 20,
 		Buffer:      1 << 20,
 		Replays:     2,
+		Misses:      8,
 	}
 }
 

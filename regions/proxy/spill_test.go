@@ -154,6 +154,19 @@ func TestSpillIsTriedElsewhereBeforeTheFirstByte(t *testing.T) {
 	to.check(t, regions.EndPodLost, regions.EndServed)
 }
 
+// TestAllPodsGoneAtOnce is the moment after a region's pods have crashed, before
+// the probes know: refusals are not counted as replays.
+func TestAllPodsGoneAtOnce(t *testing.T) {
+	there := newRig(t, nil, startPod(t, echo("there")))
+	to := &elsewhere{urls: []string{there.url}}
+	here := newRig(t, with(to), nobody(t), nobody(t), nobody(t), nobody(t))
+	res, text, err := here.post("/v2/models/llama/generate", "{}")
+	if err != nil || res.StatusCode != http.StatusOK || text != "there:2" {
+		t.Fatalf("got %v %q %v", res, text, err)
+	}
+	to.check(t, regions.EndServed)
+}
+
 func TestSpilledStreamThatIsCutNeverLooksComplete(t *testing.T) {
 	words := make(chan string)
 	there := newRig(t, nil, startPod(t, stepPod(words, nil)))
