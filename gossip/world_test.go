@@ -24,22 +24,7 @@ import (
 	"github.com/rhumb-lb/rhumb/regions"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(patient{m}) }
-
-// patient waits for memberlist's own goroutines, which follow its shutdown
-// within a probe's time and which nobody can join, rather than ignoring them.
-type patient struct{ *testing.M }
-
-// Run runs the tests.
-func (p patient) Run() int {
-	code := p.M.Run()
-	for range 30 { // Find itself looks for half a second
-		if goleak.Find() == nil {
-			break
-		}
-	}
-	return code
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(gossiptest.Patient{M: m}) }
 
 var (
 	gossipKey = bytes.Repeat([]byte{7}, gossip.KeySize)

@@ -21,28 +21,14 @@ import (
 
 	"github.com/rhumb-lb/rhumb/gossip"
 	"github.com/rhumb-lb/rhumb/gossip/fleet"
+	"github.com/rhumb-lb/rhumb/gossip/gossiptest"
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/discovery"
 	"github.com/rhumb-lb/rhumb/regions/regionstest"
 	"github.com/rhumb-lb/rhumb/regions/triton/tritontest"
 )
 
-// patient waits for what memberlist leaves behind before goroutines are counted:
-// its probes and streams end within their own timeouts after it was shut down.
-type patient struct{ m *testing.M }
-
-// Run runs the tests, then waits.
-func (p patient) Run() int {
-	code := p.m.Run()
-	for range 10 { // each looks for two seconds
-		if goleak.Find() == nil {
-			break
-		}
-	}
-	return code
-}
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(patient{m}) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(gossiptest.Patient{M: m}) }
 
 // patience bounds waiting on a loaded machine.
 const patience = 20 * time.Second

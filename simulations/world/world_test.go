@@ -13,16 +13,11 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/rhumb-lb/rhumb/gossip/gossiptest"
 	"github.com/rhumb-lb/rhumb/regions"
 )
 
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m,
-		// memberlist's goroutines end within a probe's time after its shutdown.
-		goleak.IgnoreAnyFunction("github.com/hashicorp/memberlist.(*Memberlist).triggerFunc"),
-		goleak.IgnoreAnyFunction("github.com/hashicorp/memberlist.(*Memberlist).streamListen"),
-	)
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(gossiptest.Patient{M: m}) }
 
 // run runs a world on a random network until the test ends.
 func run(t *testing.T) *World {
