@@ -35,7 +35,8 @@ type Candidate struct {
 }
 
 // Decide reads a client's decision from the table. It is false for a model that
-// no region has ever had, and while the table has no region at all. A cell that
+// no region has had within [KnownFor], and while the table has no region that
+// serves anything. A cell that
 // the table does not know counts as unknown.
 func Decide(t *Table, model regions.ModelName, client regions.Client) (Decision, bool) {
 	s, ok := t.Services[model]
@@ -50,6 +51,9 @@ func Decide(t *Table, model regions.ModelName, client regions.Client) (Decision,
 		}
 	}
 	r := &s.rows[c]
+	if len(r.ranked) == 0 {
+		return Decision{}, false
+	}
 	first := r.buckets[bucketOf(model, client.Unit)]
 	d := Decision{
 		ID: decisionID(t, model, client), Model: model, Client: client, TTL: t.TTL,
@@ -77,7 +81,7 @@ func drawReason(s *Service, r *row, first uint16) string {
 	case s.Barred:
 		return "drained, as all others are"
 	case s.AllLost:
-		return "no region is fit, this is the nearest"
+		return "no region is fit, this is the best guess"
 	case r.ranked[0] != first:
 		return "the nearest is full, this is the client's share of the rest"
 	case !r.pure:
@@ -93,10 +97,9 @@ func rankReason(t *Table, s *Service, i uint16) string {
 		return "next in distance and wait"
 	case Closed:
 		return "drained"
+	case Empty:
+		return "no pod takes requests for the model"
 	default:
-		if t.Regions[i].Verdict.State == Ready {
-			return "no pod takes requests for the model"
-		}
 		return t.Regions[i].Verdict.State.String() + ": " + t.Regions[i].Verdict.Reason
 	}
 }

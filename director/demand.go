@@ -1,6 +1,10 @@
 package director
 
-import "github.com/rhumb-lb/rhumb/regions"
+import (
+	"slices"
+
+	"github.com/rhumb-lb/rhumb/regions"
+)
 
 // priorDecisions is how many measured decisions the prior (where the world's
 // internet users live) is worth. After a few hundred decisions the measurement
@@ -38,25 +42,36 @@ func (d Demand) spread(model regions.ModelName, cells []regions.Cell, total regi
 // points at best, and a single request would move the whole zone.
 const leastMix = 100
 
-// apexShare is the share of the mix from which on a region must have a model to
-// stand for the apex, while another region has all such models.
-const apexShare regions.Permille = 100
+// A region must have the common models to stand for the apex, while another
+// region has them all. A model becomes common above commonAbove and stays so
+// until it is below commonBelow: about a tenth, with a band that a share which
+// wavers there does not cross at every plan, since each crossing moves whole
+// continents.
+const (
+	commonAbove regions.Permille = 120
+	commonBelow regions.Permille = 80
+)
 
-// common lists the models that make up more than apexShare of what arrives;
-// none while too little was measured.
-func (d Demand) common() map[regions.ModelName]bool {
+// common lists the models that the apex follows, in order, given those that it
+// followed before; while too little was measured these stay.
+func (d Demand) common(before []regions.ModelName) []regions.ModelName {
 	var total int64
 	for _, n := range d.Mix {
 		total += n
 	}
 	if total < leastMix {
-		return nil
+		return before
 	}
-	out := map[regions.ModelName]bool{}
+	var out []regions.ModelName
 	for m, n := range d.Mix {
-		if n*int64(regions.Whole) > total*int64(apexShare) {
-			out[m] = true
+		bar := commonAbove
+		if slices.Contains(before, m) {
+			bar = commonBelow
+		}
+		if mulDiv(n, int64(regions.Whole), total) >= int64(bar) {
+			out = append(out, m)
 		}
 	}
+	slices.Sort(out)
 	return out
 }

@@ -2,6 +2,7 @@ package director
 
 import (
 	"cmp"
+	"math/bits"
 	"slices"
 
 	"github.com/rhumb-lb/rhumb/regions"
@@ -22,6 +23,18 @@ func (m microSlots) permille(p regions.Permille) microSlots {
 	return m * microSlots(p) / microSlots(regions.Whole)
 }
 
+// mulDiv is a*b/c for non-negative a and b and positive c without overflow in
+// between; a result beyond int64 saturates.
+func mulDiv(a, b, c int64) int64 {
+	hi, lo := bits.Mul64(uint64(a), uint64(b))
+	const most = 1<<63 - 1
+	if hi >= uint64(c) {
+		return most
+	}
+	q, _ := bits.Div64(hi, lo, uint64(c))
+	return int64(min(q, most))
+}
+
 // flow splits the demand of each cell over regions.
 type flow struct {
 	cost   [][]regions.Micros // per cell and region
@@ -39,7 +52,8 @@ type flow struct {
 // below the target goes up to full capacity, and the rest stays where it is.
 //
 // It works on absolute demand, not on what was moved before, so that it gives
-// the same answer again once traffic has followed it: no oscillation.
+// the same answer again once traffic has followed it. Demand is what is in flight
+// and queued, though, so that a backlog inflates it while it lasts.
 func (f *flow) solve() {
 	f.start()
 	f.home = slices.Clone(f.load)

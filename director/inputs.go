@@ -55,14 +55,27 @@ type Demand struct {
 // HTTP answer on a fresh connection counts as an answer.
 type Probe struct {
 	Region   regions.ID
-	Failed   int // in a row, 0 after an answer
-	Answered int // in a row, 0 after a failure
+	Failed   int  // in a row, 0 after an answer
+	Answered int  // in a row, 0 after a failure
+	Ever     bool // it has answered at least once
 }
 
 // Control is what is carried from one plan to the next and is not an input from
-// outside: it holds the judgement's memory.
+// outside: it holds the memory of judging and planning.
 type Control struct {
 	Verdicts []Verdict // of the previous plan, sorted by region
+	// Known are the models that each region has had within [KnownFor], sorted by
+	// region and model: a name does not vanish because an agent restarts.
+	Known []Known
+	// Common are the models that the apex followed in the previous plan, sorted.
+	Common []regions.ModelName
+}
+
+// Known is one model that one region has, or had until Listed.
+type Known struct {
+	Region regions.ID
+	Model  regions.ModelName
+	Listed time.Time
 }
 
 func (c Control) verdict(id regions.ID) *Verdict {

@@ -14,6 +14,7 @@ type State uint8
 const (
 	Ready    State = iota + 1
 	Degraded       // speaks, but can't be connected to
+	Leaving        // its agents are ending: used when no region is ready
 	Draining       // an operator's word: used by nobody
 	Lost           // silent and can't be connected to
 )
@@ -25,6 +26,8 @@ func (s State) String() string {
 		return "ready"
 	case Degraded:
 		return "degraded"
+	case Leaving:
+		return "leaving"
 	case Draining:
 		return "draining"
 	case Lost:
@@ -43,9 +46,6 @@ type Verdict struct {
 }
 
 const (
-	// StatusEvery is how often an agent sends its status to every director.
-	StatusEvery = 500 * time.Millisecond
-
 	// missedStatuses in a row make a status stale. At 10 % packet loss four in a
 	// row are lost once in 10^4; three would be once in 10^3, every eight
 	// minutes for a region.
@@ -57,7 +57,7 @@ const (
 
 	// StaleAfter is the age at which a status no longer says that its agent is
 	// alive.
-	StaleAfter = missedStatuses*StatusEvery + statusGrace
+	StaleAfter = missedStatuses*regions.StatusEvery + statusGrace
 
 	// failedProbes in a row mean that the endpoint can't be connected to, if its
 	// status is missing too. One alone is a lost SYN.
@@ -65,9 +65,9 @@ const (
 
 	// shunProbes in a row send clients elsewhere although the status is fresh: a
 	// gateway that hangs beside a gossip that lives. At 10 % packet loss a probe
-	// fails by chance with 19 % (the SYN or its answer is lost, and is sent again
-	// only after the probe's time): two in a row do so every 14 s, eight once in
-	// three days.
+	// fails by chance with up to 19 % (the SYN or its answer is lost, and what is
+	// sent again after a second may come too late): two in a row do so every 14 s,
+	// eight once in three days.
 	shunProbes = 8
 
 	// returnProbes in a row bring a lost region back: one answer of a
@@ -88,8 +88,10 @@ const (
 //	missed   answers   ready, with half the confidence
 //	missed   fails     lost
 //
-// A region that was lost is ready again after two probes in a row and a fresh
-// status or two probes alone.
+// A probe answers if it ever did and has not failed twice in a row since; beside
+// a fresh status it need not have been tried. A region that drains or leaves is
+// judged so for as long as either witness says that it is there. One that was
+// lost stays lost until two probes in a row were answered.
 func Judge(in Inputs, now time.Time) []Verdict {
 	probes := make(map[regions.ID]Probe, len(in.Probes))
 	for _, p := range in.Probes {
@@ -101,7 +103,7 @@ func Judge(in Inputs, now time.Time) []Verdict {
 		r := &merged[i]
 		v := judgeRegion(r, probes[r.ID], now)
 		old := in.Control.verdict(r.ID)
-		if old != nil && old.State == Lost && v.State == Ready && probes[r.ID].Answered < returnProbes {
+		if old != nil && old.State == Lost && v.State < Leaving && probes[r.ID].Answered < returnProbes {
 			v = Verdict{Region: r.ID, State: Lost, Reason: "was lost, not yet answering steadily"}
 		}
 		out = append(out, v)
@@ -110,14 +112,22 @@ func Judge(in Inputs, now time.Time) []Verdict {
 }
 
 func judgeRegion(r *regions.Region, probe Probe, now time.Time) Verdict {
-	age := max(0, now.Sub(r.Heard))
-	fresh := age < StaleAfter
-	answers := probe.Failed < failedProbes
+	fresh := now.Sub(r.Heard) < StaleAfter
+	failed := probe.Failed >= failedProbes
+	answers := probe.Ever && !failed
 	v := Verdict{Region: r.ID, Confidence: regions.Whole}
 	switch {
+	case !fresh && !answers:
+		v.State, v.Confidence = Lost, 0
+		v.Reason = fmt.Sprintf("no status, endpoint failed %d probes in a row", probe.Failed)
+		if probe.Failed == 0 {
+			v.Reason = "no status, not yet probed"
+		}
 	case r.Draining:
 		v.State, v.Reason = Draining, "an operator drains the region"
-	case fresh && answers:
+	case r.Stopping:
+		v.State, v.Reason = Leaving, "its agents are ending"
+	case fresh && !failed:
 		v.State, v.Reason = Ready, "status fresh, endpoint answers"
 	case fresh:
 		v.State, v.Confidence = Degraded, fadedConfidence
@@ -125,12 +135,30 @@ func judgeRegion(r *regions.Region, probe Probe, now time.Time) Verdict {
 			v.Confidence = 0
 		}
 		v.Reason = fmt.Sprintf("status fresh, endpoint failed %d probes in a row", probe.Failed)
-	case answers:
+	default:
 		v.State, v.Confidence = Ready, fadedConfidence
 		v.Reason = "no status, endpoint answers"
-	default:
-		v.State, v.Confidence = Lost, 0
-		v.Reason = fmt.Sprintf("no status, endpoint failed %d probes in a row", probe.Failed)
 	}
 	return v
+}
+
+// JudgeRelayed is the judgement of who neither hears the regions directly nor
+// probes them, as a gateway hears of other regions by push/pull: those heard of
+// within the given time are ready with half the confidence, all others lost.
+func JudgeRelayed(s regions.Snapshot, now time.Time, within time.Duration) []Verdict {
+	var out []Verdict
+	for _, r := range s.Regions() {
+		v := Verdict{Region: r.ID, State: Lost, Reason: "not heard of lately"}
+		switch {
+		case now.Sub(r.Heard) >= within:
+		case r.Draining:
+			v.State, v.Reason = Draining, "an operator drains the region"
+		case r.Stopping:
+			v.State, v.Reason = Leaving, "its agents are ending"
+		default:
+			v.State, v.Confidence, v.Reason = Ready, fadedConfidence, "heard of by relay"
+		}
+		out = append(out, v)
+	}
+	return out
 }

@@ -11,6 +11,8 @@ func TestJudgeOverTime(t *testing.T) {
 		heard      time.Duration // when the region's last status came
 		failed, ok int           // probes in a row
 		draining   bool
+		stopping   bool
+		unprobed   bool
 		want       State
 		faded      bool
 	}
@@ -27,7 +29,23 @@ func TestJudgeOverTime(t *testing.T) {
 		{"silent but answers", []step{{at: 2100 * time.Millisecond, ok: 9, want: Ready, faded: true}}},
 		{"silent and one failed probe", []step{{at: 2100 * time.Millisecond, failed: 1, want: Ready, faded: true}}},
 		{"silent and gone", []step{{at: 2100 * time.Millisecond, failed: 2, want: Lost}}},
-		{"drained whatever else", []step{{at: 9 * time.Second, failed: 9, draining: true, want: Draining}}},
+		{"silent and never probed", []step{{at: 9 * time.Second, unprobed: true, want: Lost}}},
+		{"drained, but silent and gone", []step{{at: 9 * time.Second, failed: 9, draining: true, want: Lost}}},
+		{"drained, by either witness", []step{
+			{at: 0, failed: 9, draining: true, want: Draining},
+			{at: 9 * time.Second, ok: 1, draining: true, want: Draining},
+		}},
+		{"stops, and is gone", []step{
+			{at: 0, ok: 9, stopping: true, want: Leaving},
+			{at: 1 * time.Second, failed: 2, stopping: true, want: Leaving},
+			{at: 3 * time.Second, failed: 6, stopping: true, want: Lost},
+		}},
+		{"speaks again before it answers", []step{
+			{at: 3 * time.Second, failed: 5, want: Lost},
+			{at: 4 * time.Second, heard: 4 * time.Second, failed: 6, want: Lost},
+			{at: 5 * time.Second, heard: 5 * time.Second, ok: 1, want: Lost},
+			{at: 6 * time.Second, heard: 6 * time.Second, ok: 2, want: Ready},
+		}},
 		{"dies and comes back steadily", []step{
 			{at: 0, ok: 5, want: Ready},
 			{at: 1 * time.Second, failed: 2, want: Degraded, faded: true},
@@ -46,7 +64,10 @@ func TestJudgeOverTime(t *testing.T) {
 			w := newWorld().region("eu", 5, model("llama", 8, 0, 0))
 			for i, s := range tt.steps {
 				w.heard("eu", epoch.Add(s.heard)).probe("eu", s.failed, s.ok)
-				w.status("eu").Draining = s.draining
+				if s.unprobed {
+					w.in.Probes = nil
+				}
+				w.status("eu").Draining, w.status("eu").Stopping = s.draining, s.stopping
 				v := Judge(w.inputs(), epoch.Add(s.at))
 				w.in.Control.Verdicts = v
 				if len(v) != 1 || v[0].State != s.want {
@@ -57,5 +78,17 @@ func TestJudgeOverTime(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestJudgeRelayed(t *testing.T) {
+	w := newWorld().region("ap", 1).region("eu", 2).region("sa", 3).region("us", 4)
+	w.status("eu").Draining, w.status("sa").Stopping = true, true
+	w.heard("us", epoch.Add(-time.Minute))
+	want := map[string]State{"ap": Ready, "eu": Draining, "sa": Leaving, "us": Lost}
+	for _, v := range JudgeRelayed(w.inputs().Snapshot, epoch.Add(10*time.Second), 45*time.Second) {
+		if v.State != want[string(v.Region)] {
+			t.Errorf("%s: %v (%s)", v.Region, v.State, v.Reason)
+		}
 	}
 }

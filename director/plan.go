@@ -11,37 +11,42 @@ import (
 // Plan makes the routing table, and the state that the next judgement and plan
 // are made from.
 func Plan(in Inputs, now time.Time) (*Table, Control) {
-	p := planner{in: in, regions: in.Snapshot.Regions()}
+	p := planner{in: in, now: now, regions: in.Snapshot.Regions()}
+	p.control = Control{
+		Verdicts: in.Verdicts,
+		Known:    remember(in.Control.Known, p.regions, now),
+		Common:   in.Demand.common(in.Control.Common),
+	}
 	t := &Table{
-		Made:     now,
-		TTL:      in.TTL,
-		Services: map[regions.ModelName]*Service{},
-		cells:    make(map[regions.CellID]int, len(in.Cells)),
+		Made: now, TTL: in.TTL, Services: map[regions.ModelName]*Service{},
+		cells: make(map[regions.CellID]int, len(in.Cells)),
 	}
 	ids := make([]regions.ID, len(p.regions))
 	for i := range p.regions {
 		r := &p.regions[i]
 		ids[i] = r.ID
-		t.Regions = append(t.Regions, Place{ID: r.ID, Location: r.Location, Endpoints: r.Endpoints, Verdict: p.verdict(r.ID)})
+		t.Regions = append(t.Regions, placeOf(r, p.verdict(r.ID)))
 	}
 	for i, c := range in.Cells {
 		t.cells[c.ID] = i
 	}
 	p.places, p.rows = t.Regions, newRowMaker(ids)
-	if len(t.Regions) > 0 {
-		p.measure()
-		for _, m := range p.models() {
-			t.Services[m] = p.service(m, p.supply(m))
-		}
+	p.measure()
+	for _, m := range p.models() {
+		t.Services[m] = p.service(m, p.supply(m))
+	}
+	if len(t.Services) > 0 {
 		t.Services[regions.Apex] = p.service(regions.Apex, p.apex(t))
 	}
 	t.Hash = t.hash()
-	return t, Control{Verdicts: in.Verdicts}
+	return t, p.control
 }
 
 // planner holds what the services of one plan share.
 type planner struct {
 	in      Inputs
+	now     time.Time
+	control Control // the next one
 	regions []regions.Region
 	places  []Place
 	rows    *rowMaker
@@ -70,9 +75,9 @@ func (p *planner) measure() {
 
 func (p *planner) models() []regions.ModelName {
 	var out []regions.ModelName
-	for i := range p.regions {
-		for _, m := range p.regions[i].Models {
-			out = append(out, m.Name)
+	for _, k := range p.control.Known {
+		if k.Model != regions.Apex {
+			out = append(out, k.Model)
 		}
 	}
 	slices.Sort(out)
@@ -83,61 +88,95 @@ func (p *planner) models() []regions.ModelName {
 func (p *planner) supply(m regions.ModelName) []Supply {
 	out := make([]Supply, len(p.regions))
 	for i := range p.regions {
-		ms := p.regions[i].Model(m)
-		if ms == nil {
-			out[i] = Supply{Tier: Absent}
-			continue
-		}
-		v := p.places[i].Verdict
-		out[i] = Supply{
-			Tier:     tier(v, ms.Pods.Taking() > 0),
-			Capacity: ms.Slots * regions.MilliSlots(v.Confidence) / regions.MilliSlots(regions.Whole),
-			Load:     regions.Slots(int(ms.InFlight) + int(ms.Queued)),
-			Wait:     ms.Wait,
+		out[i].Tier = Absent
+		if p.places[i].addressable() {
+			out[i] = p.supplyOf(i, m)
 		}
 	}
 	return out
+}
+
+// maxWait is the longest wait that is told apart from longer ones.
+const maxWait regions.Micros = 3600 * 1e6
+
+// maxSequences bounds what is believed of a model's load in one region, so that
+// no sum over a table's models, regions and cells can overflow: 256 models of 100
+// regions stay below 10^17 micro-slots. No pool runs a million sequences.
+const maxSequences = 1_000_000
+
+func (p *planner) supplyOf(i int, m regions.ModelName) Supply {
+	v := p.places[i].Verdict
+	ms := p.regions[i].Model(m)
+	if ms == nil {
+		if !p.knows(p.regions[i].ID, m) {
+			return Supply{Tier: Absent}
+		}
+		return Supply{Tier: tier(v, false)}
+	}
+	slots := min(ms.Slots, regions.Slots(maxSequences))
+	return Supply{
+		Tier:     tier(v, ms.Pods.Taking() > 0),
+		Capacity: slots * regions.MilliSlots(v.Confidence) / regions.MilliSlots(regions.Whole),
+		Load:     regions.Slots(int(min(ms.InFlight, maxSequences)) + int(min(ms.Queued, maxSequences))),
+		Wait:     min(ms.Wait, maxWait),
+	}
+}
+
+func (p *planner) knows(id regions.ID, m regions.ModelName) bool {
+	return slices.ContainsFunc(p.control.Known, func(k Known) bool { return k.Region == id && k.Model == m })
 }
 
 func tier(v Verdict, pods bool) Tier {
 	switch {
 	case v.State == Draining:
 		return Closed
-	case !pods || v.State == Lost:
-		return Unfit
-	case v.Confidence == 0:
+	case v.State == Lost:
+		return Silent
+	case !pods:
+		return Empty
+	case v.State == Leaving || v.Confidence == 0:
 		return Shaky
 	default:
 		return Fit
 	}
 }
 
-// apex is each region's part in the service of the zone's apex: the sum of its
-// models, in the best tier of any of them. Where another region has all common
+// apex is each region's part in the service of the zone's apex: all its models
+// together, in the best tier of any of them. Where another region has all common
 // models, a region that lacks one steps back.
 func (p *planner) apex(t *Table) []Supply {
 	out := make([]Supply, len(p.regions))
-	complete := make([]bool, len(p.regions))
+	lacks := make([]bool, len(p.regions))
 	all := false // some region has all common models
-	common := p.in.Demand.common()
 	for i := range out {
-		out[i] = Supply{Tier: Absent}
-		complete[i] = true
-		for m, s := range t.Services {
-			have := s.Supply[i]
-			out[i].Tier = min(out[i].Tier, have.Tier)
-			out[i].Capacity += have.Capacity
-			out[i].Load += have.Load
-			out[i].Wait = max(out[i].Wait, have.Wait)
-			if common[m] && have.Tier != Fit {
-				complete[i] = false
-			}
+		out[i] = p.apexOf(t, i)
+		for _, m := range p.control.Common {
+			s := t.Services[m]
+			lacks[i] = lacks[i] || s != nil && s.Supply[i].Tier != Fit
 		}
-		all = all || complete[i] && out[i].Tier == Fit
+		all = all || !lacks[i] && out[i].Tier == Fit
 	}
 	for i := range out {
-		if all && !complete[i] && out[i].Tier == Fit {
+		if all && lacks[i] && out[i].Tier == Fit {
 			out[i].Tier = Shaky
+		}
+	}
+	return out
+}
+
+// apexOf adds up a region's models. Models that share their pods share the slots
+// too: those count once.
+func (p *planner) apexOf(t *Table, i int) Supply {
+	out := Supply{Tier: Absent}
+	pools := map[uint64]regions.MilliSlots{}
+	for _, m := range t.Models() {
+		have := t.Services[m].Supply[i]
+		out.Tier = min(out.Tier, have.Tier)
+		out.Load += have.Load
+		out.Wait = max(out.Wait, have.Wait)
+		if ms := p.regions[i].Model(m); ms != nil && have.Capacity > pools[ms.PoolID] {
+			out.Capacity += have.Capacity - pools[ms.PoolID]
+			pools[ms.PoolID] = have.Capacity
 		}
 	}
 	return out
@@ -146,13 +185,19 @@ func (p *planner) apex(t *Table) []Supply {
 // service splits a model's load over the regions and draws every cell's row.
 func (p *planner) service(m regions.ModelName, supply []Supply) *Service {
 	s := &Service{Model: m, Supply: supply}
-	best := p.best(s)
+	best := s.best()
+	s.AllLost = best == Empty || best == Silent
+	s.Barred = best == Closed
+	s.rows = make([]row, len(p.in.Cells))
+	if best == Absent {
+		return s
+	}
 	f := flow{cost: p.rtt, usable: make([]bool, len(supply)), cap: make([]microSlots, len(supply))}
 	var total regions.MilliSlots
 	for i, have := range supply {
 		f.usable[i] = have.Tier == best
 		f.cap[i] = micro(have.Capacity)
-		if p.places[i].Verdict.State != Lost {
+		if p.counts(i) {
 			total += have.Load
 		}
 	}
@@ -161,7 +206,6 @@ func (p *planner) service(m regions.ModelName, supply []Supply) *Service {
 	for i := range supply {
 		supply[i].Home, supply[i].Planned = f.home[i].milli(), f.load[i].milli()
 	}
-	s.rows = make([]row, len(p.in.Cells))
 	for c := range p.in.Cells {
 		b := p.rows.row(shares(f.x[c]))
 		s.rows[c] = row{buckets: b, ranked: p.rank(c, supply), rtt: p.rtt[c], pure: b.pure()}
@@ -169,15 +213,19 @@ func (p *planner) service(m regions.ModelName, supply []Supply) *Service {
 	return s
 }
 
-// best is the best tier that any region is in, and says in the service what it
-// means when that is not a good one.
-func (p *planner) best(s *Service) Tier {
+// counts reports whether a region's load counts as demand. A lost region's does
+// for one TTL: its clients are on their way to the others, and what they had in
+// flight there is the best estimate of what they bring.
+func (p *planner) counts(i int) bool {
+	return p.places[i].Verdict.State != Lost || p.now.Sub(p.regions[i].Heard) < StaleAfter+p.in.TTL
+}
+
+// best is the best tier that any region is in.
+func (s *Service) best() Tier {
 	best := Absent
 	for _, have := range s.Supply {
 		best = min(best, have.Tier)
 	}
-	s.AllLost = best == Unfit
-	s.Barred = best == Closed
 	return best
 }
 

@@ -1,6 +1,8 @@
 package director
 
 import (
+	"fmt"
+	"math"
 	"testing"
 	"time"
 
@@ -144,6 +146,16 @@ func TestApexFollowsTheMix(t *testing.T) {
 	if got := first(w.plan(now), regions.Apex, client(9, 1)); got != "eu" {
 		t.Errorf("mistral is common and ap has none: got %s, want eu", got)
 	}
+	for _, mistral := range []int64{99, 91, 88} { // around a tenth
+		w.in.Demand.Mix["mistral"] = mistral
+		if got := first(w.plan(now), regions.Apex, client(9, 1)); got != "eu" {
+			t.Errorf("mistral wavers at %d of %d: got %s, want eu still", mistral, mistral+800, got)
+		}
+	}
+	w.in.Demand.Mix["mistral"] = 60
+	if got := first(w.plan(now), regions.Apex, client(9, 1)); got != "ap" {
+		t.Errorf("mistral has become rare: got %s, want ap", got)
+	}
 }
 
 func TestSpillRows(t *testing.T) {
@@ -154,6 +166,11 @@ func TestSpillRows(t *testing.T) {
 	if len(rows) != 2 || rows[0].Model != "llama" || rows[1].Model != "mistral" {
 		t.Fatalf("got %+v, want a row per model", rows)
 	}
+	for _, r := range SpillRows(three().plan(epoch.Add(wellHeard)), line{}, "ap") {
+		if want := map[regions.ModelName]regions.Permille{"llama": 0, "mistral": regions.Whole}[r.Model]; r.Leave != want {
+			t.Errorf("%s leaves ap by %d permille, want %d", r.Model, r.Leave, want)
+		}
+	}
 	if r := rows[0]; r.Leave != regions.Whole || len(r.Targets) != 2 || r.Targets[0].Region != "eu" || r.Targets[0].Budget <= 0 {
 		t.Errorf("a drained region spills all, nearest first; got %+v", r)
 	}
@@ -162,6 +179,82 @@ func TestSpillRows(t *testing.T) {
 	}
 	if SpillRows(&Table{}, line{}, "us") != nil {
 		t.Error("rows for a region that is not known")
+	}
+}
+
+func TestSharedPodsCountOnceInTheApex(t *testing.T) {
+	shared, other := model("llama", 8, 0, 0), model("mistral", 8, 0, 0)
+	shared.PoolID, other.PoolID = 7, 7
+	w := newWorld().region("a", 0, shared, other)
+	other.PoolID = 8
+	w.region("b", 9, shared, other)
+	table := w.plan(epoch.Add(wellHeard))
+	if s := table.Services[regions.Apex].Supply; s[0].Capacity != regions.Slots(8) || s[1].Capacity != regions.Slots(16) {
+		t.Errorf("apex capacity %d and %d, want 8 and 16 slots", s[0].Capacity, s[1].Capacity)
+	}
+}
+
+func TestAModelOutlivesTheStatusThatListsIt(t *testing.T) {
+	w := three()
+	w.plan(epoch.Add(wellHeard))
+	w.status("eu").Models, w.status("us").Models = w.status("eu").Models[:1], w.status("us").Models[:1]
+	d, ok := Decide(w.plan(epoch.Add(wellHeard)), "mistral", client(9, 1))
+	if !ok || d.Candidates[0].Region != "eu" || !d.AllLost {
+		t.Errorf("mistral of agents that restart: %+v, %v; want eu, as a guess", d, ok)
+	}
+	late := epoch.Add(wellHeard + KnownFor + time.Hour)
+	for _, id := range []regions.ID{"eu", "us", "ap"} {
+		w.heard(id, late)
+	}
+	if _, ok := Decide(w.plan(late), "mistral", client(9, 1)); ok {
+		t.Error("mistral is still known after a week without it")
+	}
+}
+
+func TestHostileStatusesBreakNothing(t *testing.T) {
+	var models []regions.ModelStatus
+	for i := range 300 {
+		m := model(regions.ModelName(fmt.Sprintf("m%03d", i)), 1, math.MaxUint32, math.MaxUint32)
+		m.Slots, m.Wait = math.MaxInt64, math.MaxInt64
+		models = append(models, m)
+	}
+	w := newWorld().region("evil", 5, models...).region("ap", 9, model("llama", 8, 0, 0)).region("none", 2)
+	for range 3 {
+		w.plan(epoch.Add(wellHeard))
+	}
+	if n := len(w.in.Control.Known); n > 2*maxKnown {
+		t.Errorf("%d models remembered", n)
+	}
+	if got := first(w.plan(epoch.Add(wellHeard)), "llama", client(9, 1)); got != "ap" {
+		t.Errorf("llama: %s", got)
+	}
+}
+
+func TestALostRegionsLoadComesToTheOthers(t *testing.T) {
+	// a's 80 sequences do not fit beside b's: the plan must know, and use c.
+	w := newWorld().region("a", 4, model("llama", 100, 80, 0)).region("b", 5, model("llama", 100, 60, 0)).region("c", 9, model("llama", 100, 0, 0))
+	w.in.Demand.Cells = map[regions.ModelName]map[regions.CellID]int64{"llama": {"c4": 1_000_000}}
+	now := epoch.Add(3 * time.Second)
+	w.probe("a", 4, 0).heard("b", now).heard("c", now)
+	table := w.plan(now)
+	b, c := share(table, "llama", 4, "b"), share(table, "llama", 4, "c")
+	if b < 140 || b > 170 || b+c != 256 {
+		t.Errorf("shares b %d, c %d of 256: want 85 and 55 of 140", b, c)
+	}
+}
+
+func TestARegionWithoutAnAddressIsNoAnswer(t *testing.T) {
+	w := three()
+	w.status("eu").Endpoints[0].Addrs = nil
+	if got := first(w.plan(epoch.Add(wellHeard)), "llama", client(5, 1)); got != "ap" {
+		t.Errorf("got %s, want ap", got)
+	}
+}
+
+func TestARegionWithoutModels(t *testing.T) {
+	table := newWorld().region("eu", 5).plan(epoch.Add(wellHeard))
+	if _, ok := Decide(table, regions.Apex, client(5, 1)); ok {
+		t.Error("a region that serves nothing was answered")
 	}
 }
 

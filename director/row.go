@@ -30,7 +30,7 @@ func (b *buckets) pure() bool {
 type counts []int
 
 // shares turns amounts into bucket counts by largest remainder; ties go to the
-// lower index. The amounts must not all be 0.
+// lower index. The amounts must not be negative, nor all be 0.
 func shares(amounts []microSlots) counts {
 	var total microSlots
 	for _, a := range amounts {
@@ -44,9 +44,9 @@ func shares(amounts []microSlots) counts {
 	rests := make([]rest, 0, len(amounts))
 	given := 0
 	for i, a := range amounts {
-		out[i] = int(a * rowEntries / total)
+		out[i] = int(mulDiv(int64(a), rowEntries, int64(total)))
 		given += out[i]
-		rests = append(rests, rest{i, a * rowEntries % total})
+		rests = append(rests, rest{i, a - microSlots(mulDiv(int64(total), int64(out[i]), rowEntries))})
 	}
 	slices.SortFunc(rests, func(a, b rest) int {
 		return cmp.Or(cmp.Compare(b.left, a.left), cmp.Compare(a.region, b.region))
@@ -63,8 +63,7 @@ func shares(amounts []microSlots) counts {
 type rowMaker struct {
 	ids  []regions.ID
 	made map[string]*buckets
-	// prefs holds all (score, region, bucket) triples of the regions that were
-	// asked for so far.
+	// scores are those of the regions that were asked for so far.
 	scores map[int]*[rowEntries]uint64
 }
 

@@ -39,7 +39,7 @@ func SpillRows(t *Table, latency Latency, source regions.ID) []regions.SpillRow 
 		var targets []target
 		for i, have := range s.Supply {
 			p := &t.Regions[i]
-			if have.Tier != Fit || p.ID == source || len(p.Endpoints) == 0 {
+			if have.Tier != Fit || p.ID == source {
 				continue
 			}
 			rtt, _ := latency.RTT(cell, p.ID, p.Location)
@@ -58,12 +58,12 @@ func SpillRows(t *Table, latency Latency, source regions.ID) []regions.SpillRow 
 }
 
 // leave is the share of the clients at home in the source that the plan sends
-// to others.
+// to others: all of them if others are fitter than it.
 func leave(t *Table, s *Service, source regions.ID) regions.Permille {
 	i := slices.IndexFunc(t.Regions, func(p Place) bool { return p.ID == source })
 	have := s.Supply[i]
 	switch {
-	case have.Tier == Closed && !s.Barred:
+	case have.Tier != s.best():
 		return regions.Whole
 	case have.Home <= have.Planned:
 		return 0

@@ -11,7 +11,8 @@ import (
 // for each service. It is immutable. DNS, the redirector and, by spill rows, the
 // gateways answer from the same one.
 type Table struct {
-	// Hash names the table: equal hashes give equal decisions.
+	// Hash names the table: equal hashes give every client the same regions in the
+	// same order. Waits and distances, which only explain, are not in it.
 	Hash    uint64
 	Made    time.Time // not part of the hash
 	TTL     time.Duration
@@ -51,10 +52,11 @@ type Tier uint8
 // The tiers, best first.
 const (
 	Fit    Tier = iota // ready, with pods for the model
-	Shaky              // with pods for the model, but not to be connected to
-	Unfit              // lost, or without a pod for the model: only when there is nothing better
+	Shaky              // with pods for the model, but leaving or not to be connected to
+	Empty              // there, but without a pod for the model
+	Silent             // lost
 	Closed             // drained by an operator
-	Absent             // has never had the model
+	Absent             // has not had the model for long, or has no address
 )
 
 // Supply is one region's part in a service.
@@ -62,7 +64,7 @@ type Supply struct {
 	Tier     Tier
 	Capacity regions.MilliSlots // slots that can be used, by confidence
 	Load     regions.MilliSlots // in-flight and queued as last reported
-	Home     regions.MilliSlots // load whose nearest fit region it is
+	Home     regions.MilliSlots // load whose nearest region of the best tier it is
 	Planned  regions.MilliSlots // load that the plan gives it
 	Wait     regions.Micros     // expected time in queue
 }
@@ -73,6 +75,16 @@ type row struct {
 	ranked  []uint16         // regions of the service, best first
 	rtt     []regions.Micros // by index into Table.Regions
 	pure    bool             // every bucket is the same region
+}
+
+// placeOf is a merged region with its verdict.
+func placeOf(r *regions.Region, v Verdict) Place {
+	return Place{ID: r.ID, Location: r.Location, Endpoints: r.Endpoints, Verdict: v}
+}
+
+// addressable reports whether clients can be told where the region is.
+func (p *Place) addressable() bool {
+	return len(p.Endpoints) > 0 && len(p.Endpoints[0].Addrs) > 0
 }
 
 // Place finds a region of the table, nil if it is not there.
@@ -101,11 +113,15 @@ func (t *Table) Models() []regions.ModelName {
 func (t *Table) hash() uint64 {
 	d := newDigest()
 	d.num(uint64(t.TTL))
+	d.num(uint64(len(t.cells)))
+	d.num(uint64(len(t.Regions)))
 	for _, p := range t.Regions {
 		d.str(string(p.ID))
 		d.num(uint64(p.Verdict.State))
+		d.num(uint64(len(p.Endpoints)))
 		for _, e := range p.Endpoints {
 			d.str(e.URL())
+			d.num(uint64(len(e.Addrs)))
 			for _, a := range e.Addrs {
 				d.str(a.String())
 			}
@@ -129,9 +145,13 @@ func (s *Service) digest(d *digest) {
 		}
 	}
 	for _, r := range s.rows {
+		if r.buckets == nil {
+			continue // of a service that no region has
+		}
 		for _, b := range r.buckets {
 			d.num(uint64(b))
 		}
+		d.num(uint64(len(r.ranked)))
 		for _, i := range r.ranked {
 			d.num(uint64(i))
 		}

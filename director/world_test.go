@@ -50,7 +50,7 @@ func (w *world) region(id regions.ID, x int32, models ...regions.ModelStatus) *w
 	w.in.Latency.(line)[id] = int64(x)
 	w.reps = append(w.reps, regions.Report{Heard: epoch, Status: &regions.Status{
 		Agent: regions.AgentID(id + "/a"), Region: id, Epoch: 1, Version: 1, Location: at(x),
-		Endpoints: []regions.Endpoint{{Scheme: "http", Host: string(id) + ".test", Port: 80}}, Models: models,
+		Endpoints: []regions.Endpoint{{Scheme: "http", Host: string(id) + ".test", Port: 80, Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}}, Models: models,
 	}})
 	return w
 }
@@ -64,7 +64,7 @@ func model(name regions.ModelName, slots int, inFlight, queued uint32) regions.M
 
 func (w *world) probe(id regions.ID, failed, answered int) *world {
 	w.in.Probes = slices.DeleteFunc(w.in.Probes, func(p Probe) bool { return p.Region == id })
-	w.in.Probes = append(w.in.Probes, Probe{Region: id, Failed: failed, Answered: answered})
+	w.in.Probes = append(w.in.Probes, Probe{Region: id, Failed: failed, Answered: answered, Ever: answered > 0 || failed > 0})
 	return w
 }
 

@@ -99,7 +99,8 @@ type intake struct {
 	// or sent its own last record: forged packets must not become streams.
 	lastAsked, lastAnswered, lastCorrected map[string]time.Time
 
-	logged map[string]bool
+	logged  map[string]bool
+	settled <-chan time.Time // fires when the node becomes synced
 }
 
 const (
@@ -130,6 +131,8 @@ func (i *intake) run(ctx context.Context) {
 			i.message(in)
 		case in := <-i.states:
 			i.merge(in)
+		case <-i.settled:
+			i.changed()
 		case <-prune.C:
 			now := i.now()
 			i.store.forget(now, i.opts.Forget)
@@ -144,7 +147,9 @@ func (i *intake) message(in inbound) {
 	content := in.message[1:]
 	switch in.message[0] {
 	case typeEnvelope:
-		i.envelope(content, in.at, true)
+		if i.envelope(content, in.at, true) {
+			i.changed()
+		}
 	case typeCertRequest:
 		i.certRequest(content)
 	case typeCertResponse:
@@ -159,7 +164,7 @@ func (i *intake) message(in inbound) {
 }
 
 // merge takes the state of a push/pull. What it holds was true when its holder
-// heard of it, at the latest.
+// heard of it, at the latest. Nobody sees half of it.
 func (i *intake) merge(in inbound) {
 	state, err := wire.DecodeState(in.message)
 	if err != nil {
@@ -169,57 +174,76 @@ func (i *intake) merge(in inbound) {
 	for _, der := range state.GetCerts() {
 		i.learn(der, in.at)
 	}
+	i.store.hold(true)
+	statuses := false
 	for _, h := range state.GetHeld() {
 		// An age beyond Forget is as good as any other; it must not overflow.
 		age := i.opts.Forget
 		if ms := h.GetAgeMs(); ms < uint64(age/time.Millisecond) {
 			age = time.Duration(ms) * time.Millisecond
 		}
-		i.envelope(h.GetEnvelope(), in.at.Add(-age), false)
+		if i.envelope(h.GetEnvelope(), in.at.Add(-age), false) {
+			statuses = true
+		}
+	}
+	i.store.hold(false)
+	if statuses {
+		i.syncBy(i.now())
+		i.changed()
 	}
 }
 
+// syncBy makes the node synced from then on, if it is not to be so earlier.
+func (i *intake) syncBy(at time.Time) {
+	if have := i.syncedAt.Load(); have != nil && !at.Before(*have) {
+		return
+	}
+	i.syncedAt.Store(&at)
+	i.settled = time.After(at.Sub(i.now()))
+}
+
 // envelope takes a record, heard at the given time, from its origin or from
-// another member.
-func (i *intake) envelope(raw []byte, heard time.Time, direct bool) {
+// another member. It reports whether the record is another member's status that
+// is held now: news, or from a push/pull's state, where what is known counts too.
+func (i *intake) envelope(raw []byte, heard time.Time, direct bool) (status bool) {
 	env, err := wire.DecodeEnvelope(raw)
 	if err != nil {
 		i.refuse(wire.Kind_KIND_UNSPECIFIED, "", reasonMalformed, err)
-		return
+		return false
 	}
 	body, err := wire.DecodeBody(env.GetBody())
 	if err != nil {
 		i.refuse(wire.Kind_KIND_UNSPECIFIED, "", reasonMalformed, err)
-		return
+		return false
 	}
 	kind, origin := body.GetKind(), body.GetOrigin()
 	cert := i.store.cert(fleet.KeyID(env.GetKeyId()))
 	if cert == nil {
 		i.refuse(kind, origin, reasonUnknownKey, nil)
 		i.askFor(fleet.KeyID(env.GetKeyId()), origin)
-		return
+		return false
 	}
 	k := slot{role: cert.Role, kind: kind, origin: origin, key: body.GetKey()}
+	own := origin == i.opts.Name && cert.Role == i.opts.Identity.Cert.Role
+	epoch, version := i.store.order(k)
+	if own {
+		epoch, version = i.own.order()
+	}
 	// The order is looked at before the signature, so that repeats are cheap.
-	if !body.Newer(i.store.order(k)) {
-		if direct && origin != i.opts.Name {
-			i.refuse(kind, origin, reasonReplayed, nil)
-			i.correct(k)
-		} else {
-			i.count(kind, "known")
-		}
-		return
+	if !body.Newer(epoch, version) {
+		i.repeated(k, direct && !own)
+		return kind == wire.Kind_STATUS && !direct && !own
 	}
 	now := i.now()
 	j := judge(env, body, cert, now)
 	if j.reason != "" {
 		i.refuse(kind, origin, j.reason, j.err)
-		return
+		return false
 	}
-	if origin == i.opts.Name && cert.Role == i.opts.Identity.Cert.Role {
+	if own {
 		i.count(kind, "own")
 		i.outrank(body.GetEpoch(), body.GetVersion())
-		return
+		return false
 	}
 	why, ok := i.store.put(k, &record{
 		by: subject{role: cert.Role, name: cert.Name}, epoch: body.GetEpoch(), version: body.GetVersion(),
@@ -227,20 +251,33 @@ func (i *intake) envelope(raw []byte, heard time.Time, direct bool) {
 	}, now)
 	if !ok {
 		i.refuse(kind, origin, why, nil)
-		return
+		return false
 	}
 	i.count(kind, "accepted")
+	if j.status != nil {
+		i.syncBy(now.Add(syncGrace))
+		return true
+	}
 	i.tell(body, cert, heard, j)
+	return false
 }
 
-// tell passes an accepted record on to whom it concerns.
+// repeated takes a record that is not newer than its slot's. One that its origin
+// sent itself is behind.
+func (i *intake) repeated(k slot, behind bool) {
+	if !behind {
+		i.count(k.kind, "known")
+		return
+	}
+	i.refuse(k.kind, k.origin, reasonReplayed, nil)
+	i.correct(k)
+}
+
+// tell passes an accepted record, but for a status, on to whom it concerns.
 func (i *intake) tell(body *wire.Body, cert *fleet.Cert, heard time.Time, j judgement) {
 	switch {
-	case j.status != nil:
-		i.changed()
-		return
 	case body.GetKind() == wire.Kind_RECORD && body.GetKey() == leaving:
-		i.members.left(body.GetOrigin(), heard)
+		i.members.left(body.GetOrigin(), roleOf(cert), heard)
 		return
 	case j.row != nil && i.opts.role() == RoleAgent && j.row.Source != i.opts.region():
 		return // another region's business

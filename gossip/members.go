@@ -121,13 +121,13 @@ func (m *members) setLocked(node *memberlist.Node, e *member) {
 
 // left notes a member's signed goodbye. memberlist does not tell a death from a
 // leave, and who left is not to be looked for. A goodbye from before the member
-// came back is no news.
-func (m *members) left(name string, heard time.Time) {
+// came back is no news, and one by a namesake of another role is not the member's.
+func (m *members) left(name string, role Role, heard time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e := m.byName[name]
 	switch {
-	case e == nil:
+	case e == nil || e.Role != role:
 	case e.State == MemberAlive && heard.After(e.Since):
 		e.goodbye = heard
 	case e.State == MemberDead:

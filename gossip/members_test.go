@@ -31,7 +31,9 @@ func TestWhoSeemsDeadIsStillSent(t *testing.T) {
 		{"seems dead for 59 min", func() { now = now.Add(59 * time.Minute) }, 1, 0},
 		{"seems dead for an hour", func() { now = now.Add(time.Minute) }, 0, 0},
 		{"back", func() { m.NotifyJoin(node) }, 1, 1},
-		{"said goodbye", func() { now = now.Add(time.Second); m.left("ns1", now); m.NotifyLeave(node) }, 0, 0},
+		{"a region of its name said goodbye", func() { now = now.Add(time.Second); m.left("ns1", RoleAgent, now); m.NotifyLeave(node) }, 1, 0},
+		{"back again", func() { m.NotifyJoin(node) }, 1, 1},
+		{"said goodbye", func() { now = now.Add(time.Second); m.left("ns1", RoleDirector, now); m.NotifyLeave(node) }, 0, 0},
 	}
 	for _, s := range steps {
 		s.do()

@@ -45,6 +45,8 @@ type Node struct {
 	lanes   *lanes
 	large   atomic.Bool // a record was too large for a packet
 
+	syncedAt atomic.Pointer[time.Time] // from when on Synced holds; nil before the first status
+
 	inbox   chan inbound
 	states  chan inbound
 	records chan Received
@@ -126,8 +128,26 @@ func (n *Node) Members() []Member { return n.members.all() }
 
 // Snapshot is the newest status of every agent that was heard of within Forget,
 // whether its process is still a member or not, with ages by this member's
-// clock. It is immutable and cheap to ask for.
+// clock. It is immutable, cheap to ask for, and never half of a push/pull's state.
+//
+// The age of a status that came by push/pull is the relay's word. It can't make
+// a record that is already held younger, but one that is new here is as old as
+// the relay says: a restarted member, which holds nothing, must take that until
+// the agent is heard directly or its own probe has shown otherwise.
 func (n *Node) Snapshot() regions.Snapshot { return n.store.snapshot() }
+
+// syncGrace is how long after the first status every agent that speaks was heard:
+// two heartbeats, of which one may be lost, and 200 ms for the longest path.
+const syncGrace = 2*heartbeat + 200*time.Millisecond
+
+// Synced reports whether Snapshot can be taken for a picture of the fleet rather
+// than of who happened to speak first: one whole push/pull state with another
+// member's status was merged, or 1.2 s have passed since the first such status was
+// accepted. Once true it stays so; Changes has a value when it becomes true.
+func (n *Node) Synced() bool {
+	at := n.syncedAt.Load()
+	return at != nil && !n.now().Before(*at)
+}
 
 // Changes has a value whenever Snapshot may have changed since the last value
 // was taken; changes in between are one.
@@ -168,7 +188,8 @@ func (n *Node) Run(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("gossip of %q: start memberlist: %w", n.opts.Name, err), n.transport.Shutdown())
 	}
 	n.ml.Store(ml)
-	n.log.Info("gossip runs", "addr", n.addr, "role", n.opts.role(), "epoch", n.epoch())
+	epoch, _ := n.own.order()
+	n.log.Info("gossip runs", "addr", n.addr, "role", n.opts.role(), "epoch", epoch)
 
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -225,12 +246,6 @@ func (n *Node) dispatch(ctx context.Context) {
 			n.opts.OnRecord(r)
 		}
 	}
-}
-
-func (n *Node) epoch() uint64 {
-	n.own.mu.Lock()
-	defer n.own.mu.Unlock()
-	return n.own.epoch
 }
 
 func (n *Node) sendStream(to *memberlist.Node, m []byte) error {

@@ -190,7 +190,13 @@ func TestLateJoiner(t *testing.T) {
 		}
 		advance(40 * time.Second)
 		d2 := w.add("d2", nil)
-		w.until(2*time.Second, "the late joiner knows all", func() bool { return d2.fresh(time.Hour, agents...) })
+		if d2.Synced() {
+			t.Error("synced before anything was heard")
+		}
+		w.until(2*time.Second, "the late joiner is synced", d2.Synced)
+		if !d2.fresh(time.Hour, agents...) {
+			t.Errorf("synced, and knows only %v", d2.ages())
+		}
 		first := d1.ages()
 		for agent, age := range d2.ages() {
 			if age < first[agent] {

@@ -182,10 +182,19 @@ func (o *Options) check(now time.Time) error {
 
 // role is the member's role by its certificate.
 func (o *Options) role() Role {
-	if o.Identity.Cert.Role == fleet.RoleDirector {
+	return roleOf(o.Identity.Cert)
+}
+
+// roleOf is what a certificate's holder is as a member. Operators are none.
+func roleOf(c *fleet.Cert) Role {
+	switch c.Role {
+	case fleet.RoleRegion:
+		return RoleAgent
+	case fleet.RoleDirector:
 		return RoleDirector
+	default:
+		return Role(c.Role)
 	}
-	return RoleAgent
 }
 
 // region is the agent's region, empty for a director.

@@ -16,11 +16,11 @@ const (
 	// heartbeat is how often a status is sent when nothing changes. A director
 	// misses an agent after four: with 10 % loss that happens by chance once in
 	// 10,000 beats, and costs no more than a probe.
-	heartbeat = 500 * time.Millisecond
+	heartbeat = regions.StatusEvery
 	// renewal is how long a status is repeated that was not renewed. An agent
 	// renews it each heartbeat; beyond four of them its loop hangs, and silence is
 	// the truth about it.
-	renewal = 2 * time.Second
+	renewal = 4 * heartbeat
 	// minGap keeps a status that changes all the time from being sent all the
 	// time.
 	minGap = 50 * time.Millisecond
@@ -52,20 +52,25 @@ type publisher struct {
 	beats          beats
 	records        map[slot]Record // of other kinds that push/pull carries
 
-	kick chan struct{} // capacity 1: beats were rescheduled
+	kick    chan struct{} // capacity 1: beats were rescheduled
+	clamped sync.Map      // figures that were clamped, which is logged once
 }
 
 // PublishStatus makes s the agent's status. Agent, Epoch, Version and Protocol
-// are the node's and filled in; s is not kept. It is sent every 500 ms for as long
-// as it is renewed every 2 s, and at 0, 100 and 300 ms after a change of anything
-// but load figures. The error says which bound or which limit of the certificate
-// it breaks; then the status before stays.
+// are the node's and filled in; s is not kept. It is sent every
+// regions.StatusEvery for as long as it is renewed within four of them, and at 0,
+// 100 and 300 ms after a change of anything but load figures.
+//
+// Slots beyond the certificate's, more than wire.MaxRequests in flight or queued
+// and times above an hour are cut to that. The error says which other bound or
+// limit of the certificate it breaks; then the status before stays.
 func (n *Node) PublishStatus(s regions.Status) error {
 	s.Agent, s.Protocol = regions.AgentID(n.opts.Name), regions.ProtocolVersion
 	cert := n.opts.Identity.Cert
 	if cert.Role != fleet.RoleRegion || string(s.Region) != cert.Name {
 		return fmt.Errorf("publish status of region %q: the certificate is of %s %q", s.Region, cert.Role, cert.Name)
 	}
+	n.clamp(&s)
 	if err := cert.Grant.AllowsStatus(&s); err != nil {
 		return fmt.Errorf("publish status of region %q: %w", s.Region, err)
 	}
@@ -129,8 +134,10 @@ func (n *Node) Publish(r Record) error {
 	return nil
 }
 
-// sealLocked signs the next version of a record and puts it into the store,
-// where push/pull and Snapshot find it.
+// sealLocked signs the next version of a record and, unless it is a spill row,
+// puts it into the store, where push/pull and Snapshot find it. A director of 100
+// regions with 8 models writes 800 rows a second, more than any certificate's
+// share, and nobody asks it for one again.
 func (n *Node) sealLocked(kind wire.Kind, key string, payload []byte) ([]byte, slot, error) {
 	p, id := &n.own, n.opts.Identity
 	body := &wire.Body{Kind: kind, Origin: n.opts.Name, Epoch: p.epoch, Version: p.version + 1, Key: key, Payload: payload}
@@ -142,30 +149,49 @@ func (n *Node) sealLocked(kind wire.Kind, key string, payload []byte) ([]byte, s
 	if err != nil {
 		return nil, slot{}, err
 	}
-	r := &record{
-		by: subject{role: id.Cert.Role, name: id.Cert.Name}, epoch: body.GetEpoch(), version: body.GetVersion(),
-		raw: raw, heard: n.now(), keyID: id.Cert.KeyID, notAfter: id.Cert.NotAfter,
-	}
-	if kind == wire.Kind_STATUS {
-		if r.status, err = wire.DecodeStatus(body); err != nil {
+	k := slot{role: id.Cert.Role, kind: kind, origin: n.opts.Name, key: key}
+	if kind != wire.Kind_SPILL {
+		if err := n.keep(k, body, raw); err != nil {
 			return nil, slot{}, err
 		}
-	}
-	k := slot{role: id.Cert.Role, kind: kind, origin: n.opts.Name, key: key}
-	if why, ok := n.store.put(k, r, r.heard); !ok {
-		return nil, slot{}, fmt.Errorf("record %v %q of %q is not kept: %s", kind, key, n.opts.Name, why)
 	}
 	p.version++
 	return raw, k, nil
 }
 
-// firstEpoch takes the epoch after the stored one.
+// keep puts an own record into the store.
+func (n *Node) keep(k slot, body *wire.Body, raw []byte) error {
+	cert := n.opts.Identity.Cert
+	r := &record{
+		by: subject{role: cert.Role, name: cert.Name}, epoch: body.GetEpoch(), version: body.GetVersion(),
+		raw: raw, heard: n.now(), keyID: cert.KeyID, notAfter: cert.NotAfter,
+	}
+	if k.kind == wire.Kind_STATUS {
+		var err error
+		if r.status, err = wire.DecodeStatus(body); err != nil {
+			return err
+		}
+	}
+	if why, ok := n.store.put(k, r, r.heard); !ok {
+		return fmt.Errorf("record %v %q of %q is not kept: %s", k.kind, k.key, k.origin, why)
+	}
+	return nil
+}
+
+// order is the epoch and version that this member's records are at.
+func (p *publisher) order() (epoch, version uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.epoch, p.version
+}
+
+// firstEpoch takes the epoch after the stored one, if there is one.
 func (n *Node) firstEpoch() error {
 	stored, err := n.epochs.Load()
 	if err != nil {
 		return fmt.Errorf("load the epoch of %q: %w", n.opts.Name, err)
 	}
-	n.own.epoch = stored + 1
+	n.own.epoch = min(stored, wire.MaxEpoch-2) + 1
 	if err := n.epochs.Save(n.own.epoch); err != nil {
 		return fmt.Errorf("save the epoch of %q: %w", n.opts.Name, err)
 	}
@@ -174,15 +200,19 @@ func (n *Node) firstEpoch() error {
 
 // outrank goes above a record of this member's own name that is ahead of it: one
 // of before a restart without memory, or of another process of the same name.
-// Everything is published again under the new epoch.
+// Everything is published again under the new epoch. Above the last epoch there
+// are only versions.
 func (n *Node) outrank(epoch, version uint64) {
 	p := &n.own
 	p.mu.Lock()
-	if epoch < p.epoch || epoch == p.epoch && version <= p.version || epoch >= wire.MaxEpoch {
+	if epoch < p.epoch || epoch == p.epoch && version <= p.version {
 		p.mu.Unlock()
 		return
 	}
 	p.epoch, p.version = epoch+1, 0
+	if p.epoch == wire.MaxEpoch {
+		p.epoch, p.version = epoch, version
+	}
 	now := p.epoch
 	var again []Record
 	for _, r := range p.records {

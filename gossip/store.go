@@ -61,6 +61,7 @@ type store struct {
 	usage map[subject]*usage
 	certs map[fleet.KeyID]*fleet.Cert
 	dirty bool // the statuses differ from snap
+	held  bool // snap stays as it is for now
 	snap  regions.Snapshot
 }
 
@@ -192,11 +193,19 @@ func (s *store) forget(now time.Time, after time.Duration) {
 	}
 }
 
+// hold keeps the snapshot as it is, however the store changes, until held is
+// false again.
+func (s *store) hold(held bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held = held
+}
+
 // snapshot is the immutable merge of all statuses.
 func (s *store) snapshot() regions.Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.dirty {
+	if s.dirty && !s.held {
 		reports := make([]regions.Report, 0, len(s.slots))
 		for _, r := range s.slots {
 			if r.status != nil {

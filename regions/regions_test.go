@@ -135,9 +135,13 @@ func TestARegionDrainsWhenAllItsAgentsDo(t *testing.T) {
 	if NewSnapshot([]Report{one, two}).Regions()[0].Draining {
 		t.Error("one of two agents drains, the region does not")
 	}
-	two.Status.Draining = true
-	if !NewSnapshot([]Report{one, two}).Regions()[0].Draining {
-		t.Error("both agents drain, so does the region")
+	two.Status.Stopping = true
+	if r := NewSnapshot([]Report{one, two}).Regions()[0]; !r.Draining || r.Stopping {
+		t.Error("one drains and the other stops: the region drains")
+	}
+	one.Status.Draining, one.Status.Stopping = false, true
+	if r := NewSnapshot([]Report{one, two}).Regions()[0]; r.Draining || !r.Stopping {
+		t.Error("both agents stop: nobody drains")
 	}
 }
 

@@ -2,6 +2,7 @@ package regions
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"time"
 )
@@ -19,9 +20,11 @@ type Report struct {
 func (r Report) Age(now time.Time) time.Duration { return max(0, now.Sub(r.Heard)) }
 
 // Snapshot is the newest report of every agent that was ever heard of and not
-// forgotten. It is immutable, sorted by region and agent.
+// forgotten. It is immutable, sorted by region and agent. Make it with
+// [NewSnapshot].
 type Snapshot struct {
 	Reports []Report
+	merged  []Region
 }
 
 // NewSnapshot sorts reports into a snapshot; it takes the slice over.
@@ -29,7 +32,9 @@ func NewSnapshot(reports []Report) Snapshot {
 	slices.SortFunc(reports, func(a, b Report) int {
 		return cmp.Or(cmp.Compare(a.Status.Region, b.Status.Region), cmp.Compare(a.Status.Agent, b.Status.Agent))
 	})
-	return Snapshot{Reports: reports}
+	s := Snapshot{Reports: reports}
+	s.merged = s.merge()
+	return s
 }
 
 // Region is one region as its agents' reports add up.
@@ -37,7 +42,8 @@ type Region struct {
 	ID        ID
 	Location  Location
 	Endpoints []Endpoint
-	Draining  bool
+	Draining  bool      // an operator drains it
+	Stopping  bool      // its agents are ending
 	Heard     time.Time // the newest of its agents' reports
 	Models    []ModelStatus
 }
@@ -58,11 +64,15 @@ func (r *Region) Model(name ModelName) *ModelStatus {
 // surviving agent speaks for the pods.
 const agentLapse = 5 * time.Second
 
-// Regions merges the reports of each region's agents, in order of ID: per model
-// the most slots and pods that any agent sees (they watch the same pods, at
-// slightly different moments) and the sum of each agent's own in-flight, queued
-// and counters. A region drains when all of its live agents say so.
-func (s Snapshot) Regions() []Region {
+// Regions are the reports of each region's agents as they add up, in order of ID:
+// per model the most slots and pods that any agent sees (they watch the same
+// pods, at slightly different moments) and the sum of each agent's own in-flight,
+// queued and counters. A region drains or stops when none of its live agents
+// takes new clients; it drains if one of them says that an operator wants it so.
+// The slice is shared: it is for reading.
+func (s Snapshot) Regions() []Region { return s.merged }
+
+func (s Snapshot) merge() []Region {
 	var out []Region
 	for i := 0; i < len(s.Reports); {
 		j := i + 1
@@ -84,14 +94,16 @@ func mergeRegion(reports []Report) Region {
 	}
 	out := Region{
 		ID: newest.Status.Region, Location: newest.Status.Location,
-		Endpoints: newest.Status.Endpoints, Heard: newest.Heard, Draining: true,
+		Endpoints: newest.Status.Endpoints, Heard: newest.Heard,
 	}
+	takes, drains := false, false
 	models := map[ModelName]ModelStatus{}
 	for _, r := range reports {
 		if newest.Heard.Sub(r.Heard) > agentLapse {
 			continue
 		}
-		out.Draining = out.Draining && r.Status.Draining
+		takes = takes || !r.Status.Draining && !r.Status.Stopping
+		drains = drains || r.Status.Draining
 		for _, m := range r.Status.Models {
 			if old, ok := models[m.Name]; ok {
 				m = mergeModel(old, m)
@@ -99,6 +111,7 @@ func mergeRegion(reports []Report) Region {
 			models[m.Name] = m
 		}
 	}
+	out.Draining, out.Stopping = !takes && drains, !takes && !drains
 	for _, m := range models {
 		out.Models = append(out.Models, m)
 	}
@@ -113,11 +126,19 @@ func mergeModel(a, b ModelStatus) ModelStatus {
 	if b.Slots > a.Slots || b.Slots == a.Slots && b.PoolID > a.PoolID {
 		a, b = b, a
 	}
-	a.InFlight += b.InFlight
-	a.Queued += b.Queued
+	a.InFlight = addUp(a.InFlight, b.InFlight)
+	a.Queued = addUp(a.Queued, b.Queued)
 	a.Arrivals += b.Arrivals
 	a.Completions += b.Completions
 	a.Wait = max(a.Wait, b.Wait)
 	a.TTFT = max(a.TTFT, b.TTFT)
 	return a
+}
+
+// addUp saturates: a sum that wrapped would make the fullest region look empty.
+func addUp(a, b uint32) uint32 {
+	if sum := a + b; sum >= a {
+		return sum
+	}
+	return math.MaxUint32
 }

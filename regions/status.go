@@ -6,6 +6,10 @@ import "time"
 // Version N reads N-1 and N+1: fields are only added.
 const ProtocolVersion = 1
 
+// StatusEvery is how often an agent sends its status, whether or not it changed:
+// constant work, whose absence is what directors judge by.
+const StatusEvery = 500 * time.Millisecond
+
 // SlotsSource says where a number of slots comes from, from firm to guessed.
 type SlotsSource uint8
 
@@ -28,6 +32,9 @@ type Status struct {
 	Endpoints []Endpoint
 	Models    []ModelStatus // sorted by Name
 	Draining  bool          // an operator drains the region
+	// Stopping says that the agent is ending: it takes no new clients, as when it
+	// drains, but it is no operator's word and ends in silence.
+	Stopping bool
 	// ConfigHash is a hash of API keys and routes, so that agents of one region
 	// (and an operator) can see that they serve the same.
 	ConfigHash uint64

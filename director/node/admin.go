@@ -83,7 +83,7 @@ func slots(m regions.MilliSlots) float64 { return float64(m) / 1000 }
 func degrees(d int32) float64            { return float64(d) / 1e6 }
 
 func (n *Node) adminMux() *admin.Mux {
-	m := admin.NewMux(n.opts.Registry, n.healthy, n.log)
+	m := admin.NewMux(n.opts.Registry, n.check, n.log)
 	m.Handle("GET /api/v1/regions", func(*http.Request) (any, error) { return n.adminRegions(), nil })
 	m.Handle("GET /api/v1/models", func(*http.Request) (any, error) { return n.adminPlan().Services, nil })
 	m.Handle("GET /api/v1/plan", func(*http.Request) (any, error) { return n.adminPlan(), nil })
@@ -98,8 +98,8 @@ func (n *Node) adminMux() *admin.Mux {
 	return m
 }
 
-// healthy fails while the director has heard of no region.
-func (n *Node) healthy() error {
+// check fails while the director has heard of no region.
+func (n *Node) check() error {
 	if !n.mind.world.Load().synced {
 		return errors.New("no region heard of yet")
 	}

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rhumb-lb/rhumb/director"
@@ -19,14 +20,22 @@ const demandHalfLife = time.Minute
 const demandScale = 1000
 
 // demand counts from where, and for which model, this director is asked, with
-// old decisions fading away; and which models the regions' arrivals are for. Its
-// size is bounded by models × cells, both of which the director knows.
+// old decisions fading away; and which models the regions' arrivals are for.
+//
+// Queries and requests count without a lock, by decided. All else is the mind's
+// alone. Its size is bounded by models × cells, both of which the director knows.
 type demand struct {
-	mu     sync.Mutex
+	fresh sync.Map // decision → *atomic.Int64: since the last call of now
+
 	counts map[regions.ModelName]map[regions.CellID]int64
 	mix    map[regions.ModelName]int64
 	seen   map[arrivalKey]uint64
 	faded  time.Time
+}
+
+type decision struct {
+	model regions.ModelName
+	cell  regions.CellID
 }
 
 type arrivalKey struct {
@@ -45,21 +54,17 @@ func newDemand() *demand {
 
 // decided counts one decision.
 func (d *demand) decided(m regions.ModelName, c regions.CellID) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	cells := d.counts[m]
-	if cells == nil {
-		cells = map[regions.CellID]int64{}
-		d.counts[m] = cells
+	key := decision{m, c}
+	n, ok := d.fresh.Load(key)
+	if !ok {
+		n, _ = d.fresh.LoadOrStore(key, new(atomic.Int64))
 	}
-	cells[c] += demandScale
+	n.(*atomic.Int64).Add(1)
 }
 
 // arrived takes the arrivals that the snapshot's reports count since the last
 // call.
 func (d *demand) arrived(s regions.Snapshot) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	seen := make(map[arrivalKey]uint64, len(d.seen))
 	for _, r := range s.Reports {
 		for _, m := range r.Status.Models {
@@ -75,14 +80,13 @@ func (d *demand) arrived(s regions.Snapshot) {
 
 // now is the demand as a plan takes it, faded to the given time.
 func (d *demand) now(now time.Time) director.Demand {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	if passed := now.Sub(d.faded); passed > 0 {
 		if !d.faded.IsZero() {
-			d.fadeLocked(math.Exp2(-passed.Seconds() / demandHalfLife.Seconds()))
+			d.fade(math.Exp2(-passed.Seconds() / demandHalfLife.Seconds()))
 		}
 		d.faded = now
 	}
+	d.gather()
 	out := director.Demand{Cells: map[regions.ModelName]map[regions.CellID]int64{}, Mix: map[regions.ModelName]int64{}}
 	for m, cells := range d.counts {
 		out.Cells[m] = make(map[regions.CellID]int64, len(cells))
@@ -96,7 +100,26 @@ func (d *demand) now(now time.Time) director.Demand {
 	return out
 }
 
-func (d *demand) fadeLocked(by float64) {
+// gather takes over what was counted since the last time.
+func (d *demand) gather() {
+	d.fresh.Range(func(k, v any) bool {
+		n := v.(*atomic.Int64).Swap(0)
+		if n == 0 { // a count between this and that is lost, which is nothing
+			d.fresh.Delete(k)
+			return true
+		}
+		key := k.(decision)
+		cells := d.counts[key.model]
+		if cells == nil {
+			cells = map[regions.CellID]int64{}
+			d.counts[key.model] = cells
+		}
+		cells[key.cell] += n * demandScale
+		return true
+	})
+}
+
+func (d *demand) fade(by float64) {
 	fade := func(n int64) int64 { return int64(float64(n) * by) }
 	for m, cells := range d.counts {
 		for c, n := range cells {

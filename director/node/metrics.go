@@ -1,6 +1,8 @@
 package node
 
 import (
+	"strings"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/rhumb-lb/rhumb/director"
@@ -11,6 +13,7 @@ import (
 // fleet's certificates can add.
 type metrics struct {
 	plans    prometheus.Counter
+	broken   prometheus.Counter
 	verdict  *prometheus.GaugeVec
 	planned  func(*director.Table)
 	spilling prometheus.Counter
@@ -20,6 +23,8 @@ func newMetrics(r *prometheus.Registry) *metrics {
 	m := &metrics{
 		plans: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rhumb_director_plans_total", Help: "Plans made."}),
+		broken: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rhumb_director_plans_failed_total", Help: "Plans that could not be made: the last one stayed."}),
 		verdict: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "rhumb_director_region_state", Help: "Verdict of a region: 1 in its state, 0 in the others."}, []string{"region", "state"}),
 		spilling: prometheus.NewCounter(prometheus.CounterOpts{
@@ -29,8 +34,15 @@ func newMetrics(r *prometheus.Registry) *metrics {
 		Name: "rhumb_director_planned_load_slots", Help: "Load that the plan gives a region, in slots."}, []string{"region", "model"})
 	capacity := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "rhumb_director_capacity_slots", Help: "Capacity that the plan counts on, in slots."}, []string{"region", "model"})
+	var shape string
 	m.planned = func(t *director.Table) {
 		m.plans.Inc()
+		if now := shapeOf(t); now != shape { // what is gone must not keep its last value
+			shape = now
+			m.verdict.Reset()
+			planned.Reset()
+			capacity.Reset()
+		}
 		for i, p := range t.Regions {
 			for s := director.Ready; s <= director.Lost; s++ {
 				is := 0.0
@@ -47,6 +59,18 @@ func newMetrics(r *prometheus.Registry) *metrics {
 			}
 		}
 	}
-	r.MustRegister(m.plans, m.verdict, m.spilling, planned, capacity)
+	r.MustRegister(m.plans, m.broken, m.verdict, m.spilling, planned, capacity)
 	return m
+}
+
+// shapeOf is the regions and models of a table.
+func shapeOf(t *director.Table) string {
+	var b strings.Builder
+	for _, p := range t.Regions {
+		b.WriteString(string(p.ID) + " ")
+	}
+	for _, m := range t.Models() {
+		b.WriteString(string(m) + "\n")
+	}
+	return b.String()
 }

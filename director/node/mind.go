@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -47,6 +48,7 @@ type VerdictChange struct {
 // but for world.
 type mind struct {
 	snapshot func() regions.Snapshot
+	heard    func() bool // enough of the fleet to deny what is not there
 	probes   func() []director.Probe
 	demand   *demand
 	geo      *geo.Map
@@ -65,7 +67,7 @@ type mind struct {
 	matrix  *latency.Matrix
 	places  []latency.Place
 	gen     uint64
-	synced  bool // heard of a region at least once
+	synced  bool // heard was true at least once
 
 	world atomic.Pointer[world]
 }
@@ -77,7 +79,7 @@ func (m *mind) run(ctx context.Context, probed, heard <-chan struct{}, now func(
 	tick := time.NewTicker(judgeEvery)
 	defer tick.Stop()
 	for {
-		m.step(now())
+		m.survive(func() { m.step(now()) })
 		select {
 		case <-ctx.Done():
 			return nil
@@ -86,6 +88,18 @@ func (m *mind) run(ctx context.Context, probed, heard <-chan struct{}, now func(
 		case <-tick.C:
 		}
 	}
+}
+
+// survive runs a step. Should what others say ever break it, the last good plan
+// goes on answering: no data may end the process that all clients depend on.
+func (m *mind) survive(step func()) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			m.metrics.broken.Inc()
+			m.log.Error("a plan failed, the last one stays", "cause", cause, "stack", string(debug.Stack()))
+		}
+	}()
+	step()
 }
 
 // step judges, and plans if it is time or something decisive changed.
@@ -130,10 +144,11 @@ func (m *mind) inputs() director.Inputs {
 
 // publish swaps the new world in.
 func (m *mind) publish(s regions.Snapshot, table *director.Table) {
+	m.labels.forget(table)
 	for _, model := range m.labels.learn(s) {
 		m.log.Warn("model not served by name", "model", model, "why", m.labels.refused[model])
 	}
-	m.synced = m.synced || len(table.Regions) > 0
+	m.synced = m.synced || m.heard()
 	old := m.world.Load()
 	if old == nil || old.table.Hash != table.Hash {
 		m.gen++

@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"maps"
 
 	"github.com/rhumb-lb/rhumb/director"
 	"github.com/rhumb-lb/rhumb/regions"
@@ -28,17 +29,18 @@ type labels struct {
 	byLabel map[string]regions.ModelName
 	byModel map[regions.ModelName]string
 	refused map[regions.ModelName]string // why a model is not served by name
+	fixed   map[string]bool              // labels of the configuration
 	apex    regions.ModelName            // what the zone itself stands for
 }
 
 func newLabels(hosts []Host) *labels {
-	l := &labels{byLabel: map[string]regions.ModelName{}, byModel: map[regions.ModelName]string{}, refused: map[regions.ModelName]string{}}
+	l := &labels{byLabel: map[string]regions.ModelName{}, byModel: map[regions.ModelName]string{}, refused: map[regions.ModelName]string{}, fixed: map[string]bool{}}
 	for _, h := range hosts {
 		if h.Label == apexLabel {
 			l.apex = h.Model // which goes on having a name of its own
 			continue
 		}
-		l.byLabel[h.Label] = h.Model
+		l.byLabel[h.Label], l.fixed[h.Label] = h.Model, true
 		if h.Model != regions.Apex {
 			l.byModel[h.Model] = h.Label
 		}
@@ -69,6 +71,19 @@ func (l *labels) learn(s regions.Snapshot) (refused []regions.ModelName) {
 		}
 	}
 	return refused
+}
+
+// forget gives up the learnt labels of models that the table does not have any
+// more, and what was said of models that were refused one.
+func (l *labels) forget(t *director.Table) {
+	gone := func(m regions.ModelName) bool { return t.Services[m] == nil }
+	for label, m := range l.byLabel {
+		if !l.fixed[label] && gone(m) {
+			delete(l.byLabel, label)
+			delete(l.byModel, m)
+		}
+	}
+	maps.DeleteFunc(l.refused, func(m regions.ModelName, _ string) bool { return gone(m) })
 }
 
 // refuse says why a model can't have a label, empty if it can.

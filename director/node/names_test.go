@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/rhumb-lb/rhumb/director"
 	"github.com/rhumb-lb/rhumb/regions"
 )
 
@@ -177,5 +178,44 @@ func TestNamesOfEverything(t *testing.T) {
 	}
 	if len(names) != len(want) {
 		t.Errorf("%d names, want %d: %v", len(names), len(want), names)
+	}
+}
+
+// TestLabelsEndWithTheirModels keeps configured labels for ever and learnt ones
+// for as long as the table has the model.
+func TestLabelsEndWithTheirModels(t *testing.T) {
+	l := newLabels([]Host{{Label: "chat", Model: "gpt"}})
+	l.learn(regions.NewSnapshot([]regions.Report{{Heard: epoch, Status: &regions.Status{
+		Agent: "eu/1", Region: "eu", Models: []regions.ModelStatus{{Name: "llama"}, {Name: "Llama"}},
+	}}}))
+	has := func(models ...regions.ModelName) *director.Table {
+		out := &director.Table{Services: map[regions.ModelName]*director.Service{}}
+		for _, m := range models {
+			out.Services[m] = &director.Service{}
+		}
+		return out
+	}
+	l.forget(has("llama", "Llama"))
+	if l.byLabel["llama"] != "llama" || len(l.refused) != 1 {
+		t.Errorf("labels %v, refused %v", l.byLabel, l.refused)
+	}
+	l.forget(has("Llama"))
+	if m, ok := l.byLabel["llama"]; ok || l.byLabel["chat"] != "gpt" {
+		t.Errorf("llama is %q still, chat is %q", m, l.byLabel["chat"])
+	}
+	l.forget(has())
+	if len(l.byLabel) != 1 || len(l.byModel) != 1 || len(l.refused) != 0 {
+		t.Errorf("left over: %v %v %v", l.byLabel, l.byModel, l.refused)
+	}
+}
+
+// TestABrokenPlanIsSurvived lets a step panic: the world stays.
+func TestABrokenPlanIsSurvived(t *testing.T) {
+	r := three(t)
+	r.after(planEvery)
+	before := r.world.Load()
+	r.survive(func() { panic("hostile data") })
+	if r.world.Load() != before {
+		t.Error("the world is gone")
 	}
 }

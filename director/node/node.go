@@ -73,10 +73,10 @@ func (n *Node) assemble() error {
 		return err
 	}
 	n.gossip = node
-	n.prober = newProber(o.Dial, n.log, n.nudge)
+	n.prober = newProber(o.Dial, o.ProbeTLS, n.log, n.nudge)
 	counts := newDemand()
 	n.mind = &mind{
-		snapshot: node.Snapshot, probes: n.prober.all, demand: counts, geo: o.Geo, ttl: o.TTL,
+		snapshot: node.Snapshot, heard: node.Synced, probes: n.prober.all, demand: counts, geo: o.Geo, ttl: o.TTL,
 		route: o.RouteAddrs, why: o.Why, log: n.log, metrics: newMetrics(o.Registry),
 		cells: o.Geo.Cells(), labels: newLabels(o.Hosts), onPlan: n.onPlan,
 	}

@@ -5,6 +5,7 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -49,6 +50,8 @@ type Options struct {
 	Geo *geo.Map
 	// Gossip connects the director to the fleet. Its Name is the director's.
 	Gossip gossip.Options
+	// ProbeTLS is used to probe https endpoints; nil trusts the system's roots.
+	ProbeTLS *tls.Config
 	// Dial opens connections to regions' endpoints; nil uses the system's.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Now is the clock; nil uses the system's.

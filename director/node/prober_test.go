@@ -123,7 +123,7 @@ type probes struct {
 func runProber(t *testing.T, dial dialFunc, of func() []regions.Region) *probes {
 	t.Helper()
 	p := &probes{ended: make(chan error, 1)}
-	p.prober = newProber(dial, slog.New(slog.DiscardHandler), func() { p.woken.Add(1) })
+	p.prober = newProber(dial, nil, slog.New(slog.DiscardHandler), func() { p.woken.Add(1) })
 	ctx, cancel := context.WithCancel(context.Background())
 	p.stop = sync.OnceFunc(func() {
 		cancel()
@@ -217,7 +217,7 @@ func TestStoppedProbesFindNothing(t *testing.T) {
 				<-ctx.Done()
 				return nil, ctx.Err()
 			}
-			p := newProber(dial, slog.New(slog.DiscardHandler), func() {})
+			p := newProber(dial, nil, slog.New(slog.DiscardHandler), func() {})
 			ctx, cancel := context.WithCancelCause(t.Context())
 			ended := make(chan struct{})
 			go func() {
@@ -238,7 +238,7 @@ func TestStoppedProbesFindNothing(t *testing.T) {
 func TestCountsInARow(t *testing.T) {
 	t.Parallel()
 	woken := 0
-	p := newProber(nil, slog.New(slog.DiscardHandler), func() { woken++ })
+	p := newProber(nil, nil, slog.New(slog.DiscardHandler), func() { woken++ })
 	failed := errors.New("refused")
 	for i, step := range []struct {
 		err              error
@@ -250,7 +250,8 @@ func TestCountsInARow(t *testing.T) {
 		{failed, 1, 0, false}, {nil, 0, 1, true},
 	} {
 		before := woken
-		p.record("eu", step.err)
+		p.record("eu", epoch.Add(time.Duration(i)*time.Second), step.err)
+		p.record("eu", epoch.Add(time.Duration(i)*time.Second-time.Millisecond), errors.New("of an earlier probe, too late to count"))
 		if got := p.all()[0]; got.Failed != step.failed || got.Answered != step.answered {
 			t.Errorf("step %d: %+v", i, got)
 		}
@@ -258,7 +259,7 @@ func TestCountsInARow(t *testing.T) {
 			t.Errorf("step %d: woken is %v", i, woken > before)
 		}
 	}
-	if probeEvery+probeEvery+probeTimeout > 1700*time.Millisecond {
+	if probeEvery+probeEvery+probeTimeout > 2200*time.Millisecond {
 		t.Error("a dark region is found later than promised")
 	}
 }

@@ -61,6 +61,11 @@ func newRig(tb testing.TB, hosts ...Host) *rig {
 			}
 			return regions.NewSnapshot(all)
 		},
+		heard: func() bool {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return len(r.reports) > 0
+		},
 		probes: func() []director.Probe {
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -139,7 +144,7 @@ func (r *rig) everybody(change func(*regions.Status)) {
 func (r *rig) probe(id regions.ID, failed, answered int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.probed[id] = director.Probe{Region: id, Failed: failed, Answered: answered}
+	r.probed[id] = director.Probe{Region: id, Failed: failed, Answered: answered, Ever: failed+answered > 0}
 }
 
 // after lets time pass and steps the mind.

@@ -23,8 +23,9 @@ const (
 	// MaxKey is the most bytes of a record's key: a region (63), a slash and a
 	// model's name (255).
 	MaxKey = 63 + 1 + maxModelName
-	// MaxEpoch bounds epochs so that who meets its own name under a higher one
-	// can always go above it: an epoch of 2⁶⁴−1 would be the end of a name.
+	// MaxEpoch is above every epoch. Who meets its own name under the last one,
+	// MaxEpoch−1, goes above it by version; an epoch of 2⁶⁴−1 would be the end of a
+	// name. No member that counts its starts gets there.
 	MaxEpoch = 1 << 62
 
 	keyIDSize     = 8
@@ -115,8 +116,8 @@ func checkBody(b *Body) error {
 		return err
 	}
 	switch {
-	case b.GetEpoch() == 0 || b.GetEpoch() > MaxEpoch:
-		return fmt.Errorf("epoch %d outside of 1 to 2^62", b.GetEpoch())
+	case b.GetEpoch() == 0 || b.GetEpoch() >= MaxEpoch:
+		return fmt.Errorf("epoch %d outside of 1 to 2^62-1", b.GetEpoch())
 	case b.GetVersion() == 0:
 		return fmt.Errorf("version 0, want 1 or more")
 	case len(b.GetPayload()) > MaxPayload:

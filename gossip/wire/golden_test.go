@@ -125,6 +125,24 @@ func TestStatusGolden(t *testing.T) {
 	}
 }
 
+// TestStoppingGolden: what the last version does not know is one field more, and
+// its own statuses, in status.hex, say nothing of stopping.
+func TestStoppingGolden(t *testing.T) {
+	want := sampleStatus()
+	want.Draining, want.Stopping = false, true
+	payload, err := wire.EncodeStatus(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := wire.DecodeStatus(sampleBody(wire.Kind_STATUS, "", golden(t, "status_stopping", payload)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("decoded %+v\nwant    %+v", got, want)
+	}
+}
+
 func TestSpillRowGolden(t *testing.T) {
 	payload, err := wire.EncodeSpillRow(sampleSpillRow())
 	if err != nil {

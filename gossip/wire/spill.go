@@ -100,8 +100,8 @@ func checkSpillRow(m *SpillRow) error {
 		if t.GetRegion() == m.GetSource() {
 			return fmt.Errorf("target %q is the source", t.GetRegion())
 		}
-		if t.GetBudget() > maxSlots {
-			return fmt.Errorf("target %q: budget of %d thousandths, at most %d allowed", t.GetRegion(), t.GetBudget(), maxSlots)
+		if t.GetBudget() > uint64(MaxSlots) {
+			return fmt.Errorf("target %q: budget of %d thousandths, at most %d allowed", t.GetRegion(), t.GetBudget(), MaxSlots)
 		}
 		if err := checkEndpoint(t.GetEndpoint()); err != nil {
 			return fmt.Errorf("target %q: %w", t.GetRegion(), err)

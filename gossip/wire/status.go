@@ -15,19 +15,23 @@ const (
 	// MaxModels is the most models of a region. With names of 40 bytes a status
 	// of 256 is about 40 KB, below MaxPayload.
 	MaxModels = 256
-	// MaxEndpoints is the most endpoints of a region.
-	MaxEndpoints = 16
-	// MaxAddrs is the most addresses of an endpoint; an answer of 16 addresses
-	// of each family still fits a DNS message of 1,232 bytes.
-	MaxAddrs = 32
+	// MaxEndpoints is the most endpoints of a region: a name and an address, each
+	// with and without TLS, twice over.
+	MaxEndpoints = 8
+	// MaxAddrs is the most addresses of an endpoint; an answer of 8 addresses of
+	// each family is a third of a DNS message of 1,232 bytes.
+	MaxAddrs = 8
+	// MaxSlots is a million slots: no region has as many, and sums over a fleet
+	// stay far from overflow.
+	MaxSlots regions.MilliSlots = 1_000_000_000
+	// MaxRequests is the most requests in flight, and the most queued, of a model
+	// at one agent: what a million slots run.
+	MaxRequests = 1_000_000
 
 	maxModelName = 255 // a file name: Triton's models are directories
 	maxHost      = 253 // RFC 1035 section 2.3.4, as text without the final dot
 
 	maxLat, maxLon = 90_000_000, 180_000_000
-	// maxSlots is a million slots, in thousandths: no region has as many, and
-	// sums over a fleet stay far from overflow.
-	maxSlots = 1_000_000_000
 	// maxTime bounds times that enter a decision; a day is longer than any queue.
 	maxTime = int64(24 * time.Hour / time.Microsecond)
 )
@@ -38,7 +42,7 @@ func EncodeStatus(s *regions.Status) ([]byte, error) {
 	m := &Status{
 		Region: string(s.Region), Protocol: s.Protocol,
 		Lat: s.Location.Lat, Lon: s.Location.Lon,
-		Draining: s.Draining, ConfigHash: s.ConfigHash,
+		Draining: s.Draining, Stopping: s.Stopping, ConfigHash: s.ConfigHash,
 	}
 	for i := range s.Endpoints {
 		m.Endpoints = append(m.Endpoints, encodeEndpoint(&s.Endpoints[i]))
@@ -69,7 +73,7 @@ func EncodeStatus(s *regions.Status) ([]byte, error) {
 
 // DecodeStatus reads the status of a STATUS body. An endpoint of a scheme that
 // this version does not know is left out, since a newer agent may offer one
-// beside the others. The result shares no memory with the body.
+// beside the others; if none is left, that is an error. The result shares no memory with the body.
 func DecodeStatus(body *Body) (*regions.Status, error) {
 	if body.GetKind() != Kind_STATUS {
 		return nil, fmt.Errorf("decode status: the body's kind is %v", body.GetKind())
@@ -88,7 +92,7 @@ func DecodeStatus(body *Body) (*regions.Status, error) {
 		Agent: regions.AgentID(body.GetOrigin()), Epoch: body.GetEpoch(), Version: body.GetVersion(),
 		Region: regions.ID(m.GetRegion()), Protocol: m.GetProtocol(),
 		Location: regions.Location{Lat: m.GetLat(), Lon: m.GetLon()},
-		Draining: m.GetDraining(), ConfigHash: m.GetConfigHash(),
+		Draining: m.GetDraining(), Stopping: m.GetStopping(), ConfigHash: m.GetConfigHash(),
 	}
 	for _, e := range m.GetEndpoints() {
 		if endpoint, known := decodeEndpoint(e); known {
@@ -117,10 +121,8 @@ func checkStatus(m *Status) error {
 	case len(m.GetModels()) > MaxModels:
 		return fmt.Errorf("%d models, at most %d allowed", len(m.GetModels()), MaxModels)
 	}
-	for _, e := range m.GetEndpoints() {
-		if err := checkEndpoint(e); err != nil {
-			return err
-		}
+	if err := checkEndpoints(m.GetEndpoints()); err != nil {
+		return err
 	}
 	for i, model := range m.GetModels() {
 		if err := checkModel(model); err != nil {
@@ -129,6 +131,28 @@ func checkStatus(m *Status) error {
 		if i > 0 && m.GetModels()[i-1].GetName() >= model.GetName() {
 			return fmt.Errorf("model %q follows %q: models must be sorted by name, each once", model.GetName(), m.GetModels()[i-1].GetName())
 		}
+	}
+	return nil
+}
+
+// checkEndpoints wants one endpoint at least of a scheme that this version knows,
+// and addresses of each such: without them a region can't be part of any answer.
+// What a newer scheme needs is the newer version's to check.
+func checkEndpoints(all []*Endpoint) error {
+	usable := 0
+	for _, e := range all {
+		if err := checkEndpoint(e); err != nil {
+			return err
+		}
+		if e.GetScheme() > Scheme_HTTPS {
+			continue
+		}
+		if usable++; len(e.GetAddrs()) == 0 {
+			return fmt.Errorf("endpoint %q has no address; give those that DNS answers are to carry", e.GetHost())
+		}
+	}
+	if usable == 0 {
+		return fmt.Errorf("no endpoint among %d that is http or https; a region needs one, with its addresses", len(all))
 	}
 	return nil
 }
@@ -149,10 +173,12 @@ func checkModel(m *Model) error {
 		return fmt.Errorf("host %q is not a lower-case DNS label", m.GetHost())
 	}
 	switch {
-	case m.GetSlots() > maxSlots:
-		return fmt.Errorf("%d thousandths of a slot, at most %d allowed", m.GetSlots(), maxSlots)
+	case m.GetSlots() > uint64(MaxSlots):
+		return fmt.Errorf("%d thousandths of a slot, at most %d allowed", m.GetSlots(), MaxSlots)
 	case m.GetSlotsSource() > math.MaxUint8:
 		return fmt.Errorf("slots source %d, at most 255 allowed", m.GetSlotsSource())
+	case m.GetInFlight() > MaxRequests || m.GetQueued() > MaxRequests:
+		return fmt.Errorf("%d requests in flight and %d queued, at most %d of each allowed", m.GetInFlight(), m.GetQueued(), MaxRequests)
 	case m.GetWait() > uint64(maxTime):
 		return fmt.Errorf("wait of %d µs, at most a day allowed", m.GetWait())
 	case m.GetTtft() > uint64(maxTime):

@@ -362,6 +362,7 @@ type Status struct {
 	Models        []*Model               `protobuf:"bytes,6,rep,name=models,proto3" json:"models,omitempty"` // strictly ascending by name
 	Draining      bool                   `protobuf:"varint,7,opt,name=draining,proto3" json:"draining,omitempty"`
 	ConfigHash    uint64                 `protobuf:"fixed64,8,opt,name=config_hash,json=configHash,proto3" json:"config_hash,omitempty"`
+	Stopping      bool                   `protobuf:"varint,9,opt,name=stopping,proto3" json:"stopping,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -450,6 +451,13 @@ func (x *Status) GetConfigHash() uint64 {
 		return x.ConfigHash
 	}
 	return 0
+}
+
+func (x *Status) GetStopping() bool {
+	if x != nil {
+		return x.Stopping
+	}
+	return false
 }
 
 // Endpoint is a public address of a region.
@@ -1130,7 +1138,7 @@ const file_wire_proto_rawDesc = "" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\x04R\aversion\x12\x18\n" +
 	"\apayload\x18\x05 \x01(\fR\apayload\x12\x10\n" +
-	"\x03key\x18\x06 \x01(\tR\x03key\"\x86\x02\n" +
+	"\x03key\x18\x06 \x01(\tR\x03key\"\xa2\x02\n" +
 	"\x06Status\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\rR\bprotocol\x12\x10\n" +
@@ -1140,7 +1148,8 @@ const file_wire_proto_rawDesc = "" +
 	"\x06models\x18\x06 \x03(\v2\x16.rhumb.gossip.v1.ModelR\x06models\x12\x1a\n" +
 	"\bdraining\x18\a \x01(\bR\bdraining\x12\x1f\n" +
 	"\vconfig_hash\x18\b \x01(\x06R\n" +
-	"configHash\"y\n" +
+	"configHash\x12\x1a\n" +
+	"\bstopping\x18\t \x01(\bR\bstopping\"y\n" +
 	"\bEndpoint\x12/\n" +
 	"\x06scheme\x18\x01 \x01(\x0e2\x17.rhumb.gossip.v1.SchemeR\x06scheme\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12\x12\n" +

@@ -1,10 +1,14 @@
 package wire_test
 
 import (
+	"math"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/rhumb-lb/rhumb/gossip/wire"
 	"github.com/rhumb-lb/rhumb/regions"
@@ -35,6 +39,8 @@ func TestStatusBounds(t *testing.T) {
 		"control":          {func(s *regions.Status) { s.Models[0].Name = "a\nb" }, "control character"},
 		"negative slots":   {func(s *regions.Status) { s.Models[0].Slots = -1 }, "negative"},
 		"too many slots":   {func(s *regions.Status) { s.Models[0].Slots = 1_000_000_001 }, "slot"},
+		"in flight":        {func(s *regions.Status) { s.Models[0].InFlight = wire.MaxRequests + 1 }, "1000001 requests in flight"},
+		"queued":           {func(s *regions.Status) { s.Models[0].Queued = wire.MaxRequests + 1 }, "1000001 queued"},
 		"wait":             {func(s *regions.Status) { s.Models[0].Wait = 1 << 40 }, "wait"},
 		"TTFT":             {func(s *regions.Status) { s.Models[0].TTFT = 1 << 40 }, "TTFT"},
 		"model host":       {func(s *regions.Status) { s.Models[0].Host = "Llama" }, "DNS label"},
@@ -45,10 +51,13 @@ func TestStatusBounds(t *testing.T) {
 		"address":          {func(s *regions.Status) { s.Endpoints[0].Addrs[0] = netip.Addr{} }, "want 4 or 16"},
 		"multicast":        {func(s *regions.Status) { s.Endpoints[0].Addrs[0] = netip.MustParseAddr("224.0.0.1") }, "not the address of a host"},
 		"endpoints": {func(s *regions.Status) {
-			for range 16 {
-				s.Endpoints = append(s.Endpoints, s.Endpoints[0])
-			}
-		}, "17 endpoints"},
+			s.Endpoints = slices.Repeat(s.Endpoints, wire.MaxEndpoints+1)
+		}, "9 endpoints"},
+		"addresses": {func(s *regions.Status) {
+			s.Endpoints[0].Addrs = slices.Repeat(s.Endpoints[0].Addrs[:1], wire.MaxAddrs+1)
+		}, "9 addresses"},
+		"no endpoint": {func(s *regions.Status) { s.Endpoints = nil }, "no endpoint"},
+		"no address":  {func(s *regions.Status) { s.Endpoints[0].Addrs = nil }, "no address"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := sampleStatus()
@@ -60,8 +69,46 @@ func TestStatusBounds(t *testing.T) {
 	}
 	s := sampleStatus()
 	s.Models = many(256)
+	s.Models[0].InFlight, s.Models[0].Queued, s.Models[0].Slots = wire.MaxRequests, wire.MaxRequests, wire.MaxSlots
+	s.Endpoints[0].Addrs = slices.Repeat(s.Endpoints[0].Addrs[:1], wire.MaxAddrs)
+	s.Endpoints = slices.Repeat(s.Endpoints, wire.MaxEndpoints)
 	if _, err := wire.EncodeStatus(s); err != nil {
-		t.Errorf("256 models: %v", err)
+		t.Errorf("as much as is allowed: %v", err)
+	}
+}
+
+// TestDecodeStatusBounds: what an honest encoder never writes is refused as well.
+func TestDecodeStatusBounds(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*wire.Status)
+		want   string
+	}{
+		"in flight":   {func(m *wire.Status) { m.Models[0].InFlight = math.MaxUint32 }, "in flight"},
+		"queued":      {func(m *wire.Status) { m.Models[0].Queued = math.MaxUint32 }, "queued"},
+		"slots":       {func(m *wire.Status) { m.Models[0].Slots = math.MaxUint64 }, "of a slot"},
+		"wait":        {func(m *wire.Status) { m.Models[0].Wait = math.MaxUint64 }, "wait"},
+		"TTFT":        {func(m *wire.Status) { m.Models[0].Ttft = math.MaxUint64 }, "TTFT"},
+		"no endpoint": {func(m *wire.Status) { m.Endpoints = nil }, "no endpoint"},
+		"no address":  {func(m *wire.Status) { m.Endpoints[0].Addrs = nil }, "no address"},
+		"endpoints": {func(m *wire.Status) {
+			m.Endpoints = slices.Repeat(m.Endpoints, wire.MaxEndpoints+1)
+		}, "9 endpoints"},
+		"addresses": {func(m *wire.Status) {
+			m.Endpoints[0].Addrs = slices.Repeat(m.Endpoints[0].Addrs[:1], wire.MaxAddrs+1)
+		}, "9 addresses"},
+		"newer schemes only": {func(m *wire.Status) { m.Endpoints[0].Scheme = 9 }, "no endpoint"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := &wire.Status{}
+			if err := proto.Unmarshal(must(wire.EncodeStatus(sampleStatus())), m); err != nil {
+				t.Fatal(err)
+			}
+			c.change(m)
+			body := sampleBody(wire.Kind_STATUS, "", must(proto.Marshal(m)))
+			if _, err := wire.DecodeStatus(body); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want one with %q", err, c.want)
+			}
+		})
 	}
 }
 
@@ -117,7 +164,7 @@ func TestBodyBounds(t *testing.T) {
 		"long origin": {func(b *wire.Body) { b.Origin = strings.Repeat("x", 128) }, "origin of 128"},
 		"odd origin":  {func(b *wire.Body) { b.Origin = "a b" }, "visible ASCII"},
 		"epoch":       {func(b *wire.Body) { b.Epoch = 0 }, "epoch"},
-		"last epoch":  {func(b *wire.Body) { b.Epoch = ^uint64(0) }, "epoch"},
+		"last epoch":  {func(b *wire.Body) { b.Epoch = wire.MaxEpoch }, "epoch"},
 		"version":     {func(b *wire.Body) { b.Version = 0 }, "version"},
 		"payload":     {func(b *wire.Body) { b.Payload = make([]byte, wire.MaxPayload+1) }, "payload"},
 		"key":         {func(b *wire.Body) { b.Key = strings.Repeat("x", wire.MaxKey+1) }, "key of"},

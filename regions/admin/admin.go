@@ -59,13 +59,13 @@ type Mux struct {
 	log *slog.Logger
 }
 
-// NewMux has /metrics of the registry and /healthz, which is 200 while healthy
+// NewMux has /metrics of the registry and /healthz, which is 200 while check
 // returns nil and else 503 with the error.
-func NewMux(registry *prometheus.Registry, healthy func() error, log *slog.Logger) *Mux {
+func NewMux(registry *prometheus.Registry, check func() error, log *slog.Logger) *Mux {
 	m := &Mux{http.NewServeMux(), log}
 	m.mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry}))
 	m.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := healthy(); err != nil {
+		if err := check(); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}

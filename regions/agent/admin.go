@@ -31,7 +31,7 @@ type adminModel struct {
 }
 
 func (a *Agent) adminMux() *admin.Mux {
-	m := admin.NewMux(a.opts.Registry, a.healthy, a.log)
+	m := admin.NewMux(a.opts.Registry, a.check, a.log)
 	m.Handle("GET /api/v1/pods", func(*http.Request) (any, error) {
 		out := []adminPod{}
 		for _, p := range a.pool.Pods() {
@@ -68,9 +68,9 @@ func (a *Agent) adminMux() *admin.Mux {
 	return m
 }
 
-// healthy is the daemon's own health: it runs until it is told to end. Whether
+// check is the daemon's own state: it runs until it is told to end. Whether
 // the region serves is another question, answered by /v2/health/ready.
-func (a *Agent) healthy() error {
+func (a *Agent) check() error {
 	if at := a.stopped.Load(); at != 0 {
 		return errors.New("stopping since " + time.Unix(0, at).UTC().Format(time.RFC3339))
 	}

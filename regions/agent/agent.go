@@ -94,7 +94,7 @@ func (a *Agent) assemble() error {
 
 	a.proxy = proxy.New(proxy.Options{
 		Region: o.Region, Pool: a.pool, Spill: a.spill, Observe: a.runner.Observe, Now: o.Now,
-		Dial: o.Dial, Limits: o.Limits, Logger: a.log, Registry: o.Registry,
+		Dial: o.Dial, SpillTLS: o.SpillTLS, Limits: o.Limits, Logger: a.log, Registry: o.Registry,
 	})
 	door := gateway.DefaultOptions(a.proxy)
 	door.Ready, door.Models = a.ready, a.models

@@ -13,15 +13,11 @@ import (
 	"github.com/rhumb-lb/rhumb/regions"
 )
 
-// publishEvery is how often the status goes out whether or not it changed:
-// constant work, whose absence is what directors judge by.
-const publishEvery = 500 * time.Millisecond
-
 // errKilled ends all parts of a killed agent.
 var errKilled = errors.New("killed")
 
 // Run runs the agent until ctx is done or a part fails. When ctx is done it
-// leaves gracefully: it says that the region drains, serves on for Linger, takes
+// leaves gracefully: it says that it stops, serves on for Linger, takes
 // no more requests, waits for its streams for up to Grace, and says goodbye.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.closeListeners()
@@ -79,7 +75,8 @@ func (a *Agent) isKilled() bool {
 // leave is the graceful end, in its order.
 func (a *Agent) leave(ctx context.Context) error {
 	a.stopped.Store(a.opts.Now().UnixNano())
-	a.Drain(true, "the agent stops")
+	a.log.Info("stopping", "linger", a.opts.Linger, "grace", a.opts.Grace)
+	a.nudge()
 	linger := time.NewTimer(a.opts.Linger)
 	defer linger.Stop()
 	select {
@@ -108,15 +105,16 @@ func (a *Agent) found(source int, pods []regions.Pod) {
 	a.runner.SetPods(all)
 }
 
-// publish renews what the agent says of its region, every publishEvery and at
+// publish renews what the agent says of its region, twice a second and at
 // once when pods or drain change; gossip sends it.
 func (a *Agent) publish(ctx context.Context) error {
-	tick := time.NewTicker(publishEvery)
+	tick := time.NewTicker(regions.StatusEvery)
 	defer tick.Stop()
 	for {
 		if err := a.gossip.PublishStatus(a.status(a.opts.Now())); err != nil {
 			a.log.Error("status not published", "error", err)
 		}
+		a.spill.replan(a.opts.Now())
 		select {
 		case <-ctx.Done():
 			return nil

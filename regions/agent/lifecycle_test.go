@@ -72,7 +72,7 @@ func TestGracefulEnd(t *testing.T) {
 	if !s.drains() {
 		t.Error("an agent that stops can be undrained")
 	}
-	m.sees("eu-west", "it drains", func(r *regions.Region) bool { return r.Draining })
+	m.sees("eu-west", "it stops, which is no operator's word", func(r *regions.Region) bool { return r.Stopping && !r.Draining })
 
 	regionstest.Eventually(t, patience, func() bool { return refused(s.Addrs()[0].String()) }, "new connections are refused")
 	if lingers() {

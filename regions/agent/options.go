@@ -6,6 +6,7 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -48,6 +49,9 @@ type Options struct {
 	Linger time.Duration
 	// Grace is how long it then waits for the streams that it has.
 	Grace time.Duration
+	// SpillTLS is used towards https endpoints of other regions; nil trusts the
+	// system's roots.
+	SpillTLS *tls.Config
 	// ListenStream opens the gateway's listeners, and Dial connections to pods
 	// and other regions; nil uses the system's. A simulated network can stand
 	// between.

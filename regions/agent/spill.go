@@ -10,9 +10,9 @@ import (
 	"github.com/rhumb-lb/rhumb/regions/proxy"
 )
 
-// replanEvery is how often, at most, a gateway without rows of the directors
-// makes its own: as often as they would send them.
-const replanEvery = time.Second
+// relayedFor is how long a region that was heard of by relay is believed to be
+// there: two rounds of push/pull, which come every 20 s, and some.
+const relayedFor = 45 * time.Second
 
 // spiller gives out places in other regions: by the directors' newest rows,
 // and where these are older than their lifetime by the same plan over what this
@@ -23,9 +23,8 @@ type spiller struct {
 
 	mu       sync.Mutex
 	rows     map[regions.ModelName]heardRow
-	own      map[regions.ModelName]regions.SpillRow
-	planned  time.Time
-	failed   map[regions.ID]time.Time // when a connection was lost
+	own      map[regions.ModelName]regions.SpillRow // of the agent's own plan
+	failed   map[regions.ID]time.Time               // when a connection was lost
 	inFlight map[spillKey]regions.MilliSlots
 }
 
@@ -59,23 +58,25 @@ func (s *spiller) heard(row regions.SpillRow, now time.Time) {
 
 // Spill implements proxy.Spiller: the first region of the row whose budget has
 // room for one more sequence. A request that was refused here has nowhere else
-// to go, so that the nearest region takes it even beyond its budget when all
-// are spent: a queue there is better than an error here.
+// to go, so that when all budgets are spent it goes where least is over, in
+// proportion to the budget: a queue there is better than an error here.
 func (s *spiller) Spill(now time.Time, req regions.Request) (proxy.SpillLease, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	row := s.rowLocked(req.Model, now)
 	var least *regions.SpillTarget
+	var over regions.MilliSlots // of least: what it would have in flight per thousand of budget
 	for i := range row.Targets {
 		t := &row.Targets[i]
 		if s.failedLocked(t.Region, now) {
 			continue
 		}
-		if least == nil {
-			least = t
-		}
-		if s.inFlight[spillKey{t.Region, req.Model}]+regions.Slots(1) <= t.Budget {
+		would := s.inFlight[spillKey{t.Region, req.Model}] + regions.Slots(1)
+		if would <= t.Budget {
 			return s.claimLocked(t, req.Model), true
+		}
+		if share := would * 1000 / max(1, t.Budget); least == nil || share < over {
+			least, over = t, share
 		}
 	}
 	if least == nil {
@@ -88,10 +89,31 @@ func (s *spiller) rowLocked(m regions.ModelName, now time.Time) regions.SpillRow
 	if row, ok := s.rows[m]; ok && now.Sub(row.heard) < row.Lifetime {
 		return row.SpillRow
 	}
-	if s.own == nil || now.Sub(s.planned) >= replanEvery {
-		s.own, s.planned = s.plan(now), now
-	}
 	return s.own[m]
+}
+
+// replan makes rows of the agent's own, for as long as it hears none from
+// directors. It is called now and then, away from requests.
+func (s *spiller) replan(now time.Time) {
+	if !s.stale(now) {
+		return
+	}
+	own := s.plan(now)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.own = own
+}
+
+// stale reports whether no director was heard of within a row's lifetime.
+func (s *spiller) stale(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, row := range s.rows {
+		if now.Sub(row.heard) < row.Lifetime {
+			return false
+		}
+	}
+	return true
 }
 
 // plan makes rows from this agent's own snapshot, as a director would. No cell
@@ -101,7 +123,7 @@ func (s *spiller) plan(now time.Time) map[regions.ModelName]regions.SpillRow {
 		Snapshot: s.snapshot(), Latency: latency.Prior{},
 		Cells: []regions.Cell{{ID: regions.UnknownCell}},
 	}
-	in.Verdicts = director.Judge(in, now)
+	in.Verdicts = director.JudgeRelayed(in.Snapshot, now, relayedFor)
 	table, _ := director.Plan(in, now)
 	out := map[regions.ModelName]regions.SpillRow{}
 	for _, row := range director.SpillRows(table, latency.Prior{}, s.region) {

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"math"
+	"net/netip"
 	"slices"
 	"sync"
 	"testing"
@@ -21,7 +23,7 @@ func at(ms int) time.Time { return epoch.Add(time.Duration(ms) * time.Millisecon
 
 // endpointOf is where a region is that nobody connects to.
 func endpointOf(id regions.ID) regions.Endpoint {
-	return regions.Endpoint{Scheme: "https", Host: string(id) + ".example.com", Port: 443}
+	return regions.Endpoint{Scheme: "https", Host: string(id) + ".example.com", Port: 443, Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}
 }
 
 // room is a target of a row, with a budget in slots.
@@ -156,6 +158,7 @@ func TestSpillOverTime(t *testing.T) {
 					if m == "" {
 						m = "llama"
 					}
+					s.replan(now)
 					lease, ok := s.Spill(now, regions.Request{Model: m})
 					got := regions.ID("none")
 					if ok {
@@ -201,26 +204,39 @@ func TestOwnPlanIsRenewed(t *testing.T) {
 		lease.Done(at(ms), regions.Outcome{End: regions.EndServed})
 		return lease.Region()
 	}
+	if got := spill(0); got != "none" || calls != 0 {
+		t.Errorf("spills to %s before any plan; requests planned %d times", got, calls)
+	}
+	s.replan(at(0))
 	if got := spill(0); got != "eu" {
 		t.Errorf("spills to %s", got)
 	}
 	places["br"] = 30
-	if got := spill(999); got != "eu" || calls != 1 {
-		t.Errorf("after 999 ms spills to %s, planned %d times", got, calls)
+	s.replan(at(500))
+	if got := spill(500); got != "br" || calls != 2 {
+		t.Errorf("spills to %s, planned %d times", got, calls)
 	}
-	if got := spill(1000); got != "br" || calls != 2 {
-		t.Errorf("after 1 s spills to %s, planned %d times", got, calls)
+	s.heard(rowFrom("us", "mistral"), at(600)) // a director speaks: no need for plans
+	s.replan(at(700))
+	if calls != 2 {
+		t.Errorf("planned %d times although directors speak", calls)
 	}
 	delete(places, "br")
 	delete(places, "eu")
-	if got := spill(2000); got != "none" {
+	s.replan(at(40_000))
+	if got := spill(40_000); got != "none" {
 		t.Errorf("spills to %s, which nobody speaks of any more", got)
+	}
+	places["eu"] = 70
+	s.replan(at(46_000)) // the report is of the beginning
+	if got := spill(46_000); got != "none" {
+		t.Errorf("spills to %s, which was not heard of for 46 s", got)
 	}
 }
 
 // TestSpillKeepsToBudgets claims and ends at random: no region is given more
 // than its budget while another has room, and what goes beyond all budgets goes
-// to the nearest.
+// where least is over.
 func TestSpillKeepsToBudgets(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		ids := []regions.ID{"ap", "br", "eu", "za"}[:rapid.IntRange(1, 4).Draw(t, "regions")]
@@ -242,11 +258,14 @@ func TestSpillKeepsToBudgets(t *testing.T) {
 				held = slices.Delete(held, i, i+1)
 				continue
 			}
-			want := ids[0]
+			want, least := ids[0], math.MaxInt
 			for _, id := range ids {
 				if used[id] < budget[id] {
 					want = id
 					break
+				}
+				if over := (used[id] + 1) * 1_000_000 / max(1, budget[id]*1000); over < least {
+					want, least = id, over
 				}
 			}
 			lease, ok := s.Spill(epoch, regions.Request{Model: "llama"})

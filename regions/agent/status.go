@@ -18,6 +18,7 @@ func (a *Agent) status(now time.Time) regions.Status {
 		}
 	}
 	return regions.Status{
-		Region: a.opts.Region, Location: a.opts.Location, Endpoints: a.opts.Endpoints, Models: models, Draining: a.drains(),
+		Region: a.opts.Region, Location: a.opts.Location, Endpoints: a.opts.Endpoints, Models: models,
+		Draining: a.drain.Load().Draining, Stopping: a.stopped.Load() != 0,
 	}
 }

@@ -60,9 +60,8 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 
 // avoid takes the attempt's pod out of the next choice.
 func (x *exchange) avoid(a *attempt) {
-	if a.place.pod == "" {
-		return
-	}
+	// A region is noted by an empty name: the pool counts a request that tried
+	// nothing as one more arrival.
 	x.req.Tried = append(slices.Clip(x.req.Tried), a.place.pod)
 	if a.reused {
 		x.again = a.place.pod
@@ -76,8 +75,7 @@ func (x *exchange) choose() (place, error) {
 	if refusal == pool.AllTried && x.again != "" {
 		// No other pod, and this one was lost on a connection that it may have
 		// closed for age just then. A fresh one tells.
-		// Its name is blanked rather than taken out: the pool counts a request
-		// that tried nothing as one more arrival.
+		// Its name is blanked rather than taken out, for the same reason.
 		x.req.Tried = slices.Clone(x.req.Tried)
 		x.req.Tried[slices.Index(x.req.Tried, x.again)] = ""
 		x.again = ""

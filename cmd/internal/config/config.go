@@ -16,7 +16,7 @@ import (
 )
 
 // Config is one file's settings, checked and with defaults filled in. It is
-// plain data: the commands turn it into the daemons' options.
+// plain data.
 type Config struct {
 	Log    Log    `mapstructure:"log"`
 	Admin  Admin  `mapstructure:"admin"`
@@ -198,11 +198,11 @@ type Pod struct {
 // a stream may run for hours as long as bytes flow.
 type Limits struct {
 	Body          Size          `mapstructure:"body" default:"100MiB"`        // request body
-	Header        Size          `mapstructure:"header" default:"64KiB"`       // request line and headers
-	HeaderTimeout time.Duration `mapstructure:"header_timeout" default:"10s"` // to receive them
+	Header        Size          `mapstructure:"header" default:"32KiB"`       // request line and headers
+	HeaderTimeout time.Duration `mapstructure:"header_timeout" default:"5s"` // to receive them
 	ReadTimeout   time.Duration `mapstructure:"read_timeout" default:"600s"`  // between two reads
 	WriteTimeout  time.Duration `mapstructure:"write_timeout" default:"600s"` // between two writes
-	IdleTimeout   time.Duration `mapstructure:"idle_timeout" default:"90s"`   // between two requests of a connection
+	IdleTimeout   time.Duration `mapstructure:"idle_timeout" default:"60s"`   // between two requests of a connection
 	DrainTimeout  time.Duration `mapstructure:"drain_timeout" default:"600s"` // for requests in flight at shutdown
 }
 

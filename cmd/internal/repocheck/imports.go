@@ -64,7 +64,7 @@ var Imports = []Rule{
 		May:      []string{"regions/...", "gossip/...", "director/...", "dnsserver/...", "simulations/..."},
 	},
 	{Packages: []string{"cmd/internal/telemetry", "cmd/internal/repocheck"}},
-	// It turns a file into the daemons' options.
+	// It reads a file in the words of regions.
 	{
 		Packages: []string{"cmd/internal/config"},
 		May: []string{
