@@ -82,13 +82,24 @@ func drawReason(s *Service, r *row, first uint16) string {
 		return "drained, as all others are"
 	case s.AllLost:
 		return "no region is fit, this is the best guess"
-	case r.ranked[0] != first:
+	case s.nearest(r) != first:
 		return "the nearest is full, this is the client's share of the rest"
 	case !r.pure:
 		return "nearest, shared with others for capacity"
 	default:
 		return "nearest that can serve"
 	}
+}
+
+// nearest is the nearest region of the best tier, whatever the wait there.
+func (s *Service) nearest(r *row) uint16 {
+	best := r.ranked[0]
+	for _, i := range r.ranked[1:] {
+		if s.Supply[i].Tier == s.Supply[best].Tier && r.rtt[i] < r.rtt[best] {
+			best = i
+		}
+	}
+	return best
 }
 
 func rankReason(t *Table, s *Service, i uint16) string {

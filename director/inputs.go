@@ -69,6 +69,25 @@ type Control struct {
 	Known []Known
 	// Common are the models that the apex followed in the previous plan, sorted.
 	Common []regions.ModelName
+	// Planned is the load that the previous plan gave each region, sorted by region
+	// and model.
+	Planned []Planned
+}
+
+// Planned is the load of one model that a plan gives one region.
+type Planned struct {
+	Region regions.ID
+	Model  regions.ModelName
+	Load   regions.MilliSlots
+}
+
+func (c Control) planned(id regions.ID, m regions.ModelName) regions.MilliSlots {
+	for _, p := range c.Planned {
+		if p.Region == id && p.Model == m {
+			return p.Load
+		}
+	}
+	return 0
 }
 
 // Known is one model that one region has, or had until Listed.

@@ -39,6 +39,9 @@ func Plan(in Inputs, now time.Time) (*Table, Control) {
 		t.Services[regions.Apex] = p.service(regions.Apex, p.apex(t))
 	}
 	t.Hash = t.hash()
+	slices.SortFunc(p.control.Planned, func(a, b Planned) int {
+		return cmp.Or(cmp.Compare(a.Region, b.Region), cmp.Compare(a.Model, b.Model))
+	})
 	return t, p.control
 }
 
@@ -192,25 +195,59 @@ func (p *planner) service(m regions.ModelName, supply []Supply) *Service {
 	if best == Absent {
 		return s
 	}
-	f := flow{cost: p.rtt, usable: make([]bool, len(supply)), cap: make([]microSlots, len(supply))}
-	var total regions.MilliSlots
-	for i, have := range supply {
-		f.usable[i] = have.Tier == best
-		f.cap[i] = micro(have.Capacity)
-		if p.counts(i) {
-			total += have.Load
-		}
+	f := p.flow(s, best, make([]regions.MilliSlots, len(supply)))
+	if strays := p.strays(s, f); strays != nil {
+		f = p.flow(s, best, strays)
 	}
-	f.demand = p.in.Demand.spread(m, p.in.Cells, total)
-	f.solve()
 	for i := range supply {
 		supply[i].Home, supply[i].Planned = f.home[i].milli(), f.load[i].milli()
+		p.control.Planned = append(p.control.Planned, Planned{p.places[i].ID, m, supply[i].Planned})
 	}
 	for c := range p.in.Cells {
 		b := p.rows.row(shares(f.x[c]))
 		s.rows[c] = row{buckets: b, ranked: p.rank(c, supply), rtt: p.rtt[c], pure: b.pure()}
 	}
 	return s
+}
+
+// flow splits a service's load over the regions of a tier. Strays stay where they
+// are and take their place first.
+func (p *planner) flow(s *Service, best Tier, strays []regions.MilliSlots) flow {
+	f := flow{cost: p.rtt, usable: make([]bool, len(s.Supply)), cap: make([]microSlots, len(s.Supply))}
+	var total regions.MilliSlots
+	for i, have := range s.Supply {
+		f.usable[i] = have.Tier == best
+		f.cap[i] = micro(max(0, have.Capacity-strays[i]))
+		if p.counts(i) {
+			total += have.Load - strays[i]
+		}
+	}
+	f.demand = p.in.Demand.spread(s.Model, p.in.Cells, total)
+	f.solve()
+	return f
+}
+
+// strayMargin is the share of a region's capacity by which its load may be off
+// the plan without being taken for stray: loads come in whole requests, and the
+// plan is followed with a delay.
+const strayMargin regions.Permille = 100
+
+// strays is the load of each region that neither its own clients nor the previous
+// plan explain: of clients who came without asking, or whom demand puts in the
+// wrong cell. nil if there is none worth speaking of.
+func (p *planner) strays(s *Service, f flow) []regions.MilliSlots {
+	var out []regions.MilliSlots
+	for i, have := range s.Supply {
+		explained := max(f.home[i].milli(), p.in.Control.planned(p.places[i].ID, s.Model))
+		margin := have.Capacity * regions.MilliSlots(strayMargin) / regions.MilliSlots(regions.Whole)
+		if stray := have.Load - explained - margin; f.usable[i] && stray > 0 {
+			if out == nil {
+				out = make([]regions.MilliSlots, len(s.Supply))
+			}
+			out[i] = stray
+		}
+	}
+	return out
 }
 
 // counts reports whether a region's load counts as demand. A lost region's does

@@ -131,6 +131,22 @@ func TestOnlyTheExcessMoves(t *testing.T) {
 	}
 }
 
+func TestLoadThatNobodyDecidedMovesOthersAway(t *testing.T) {
+	// 30 sequences came to eu by themselves, while decisions say that all clients
+	// are beside us: who is at home in eu is better off elsewhere until they end.
+	w := three()
+	w.in.Demand.Cells = map[regions.ModelName]map[regions.CellID]int64{"llama": {"c0": 1_000_000}}
+	w.status("eu").Model("llama").InFlight = 30
+	now := epoch.Add(wellHeard)
+	if table := w.plan(now); share(table, "llama", 5, "eu") != 0 {
+		t.Errorf("eu is overrun by strays and still gets %d of 256", share(table, "llama", 5, "eu"))
+	}
+	w.status("eu").Model("llama").InFlight = 0
+	if table := w.plan(now); share(table, "llama", 5, "eu") != 256 {
+		t.Errorf("the strays are gone, eu gets %d of 256", share(table, "llama", 5, "eu"))
+	}
+}
+
 func TestApexFollowsTheMix(t *testing.T) {
 	now := epoch.Add(wellHeard)
 	w := three()

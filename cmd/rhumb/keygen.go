@@ -13,7 +13,7 @@ import (
 const day = 24 * time.Hour
 
 func newKeygen() *cobra.Command {
-	return newGroup("keygen", "Make the keys of a fleet", keygenFleet(), keygenMember(fleet.RoleRegion), keygenMember(fleet.RoleDirector))
+	return newGroup("keygen", "Make the keys of a fleet", keygenFleet(), keygenMember(fleet.RoleRegion), keygenMember(fleet.RoleDirector), keygenGossip())
 }
 
 // keyFiles are the two files that a keygen command wrote.

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"encoding/base64"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/rhumb-lb/rhumb/gossip"
 	"github.com/rhumb-lb/rhumb/gossip/fleet"
 )
 
@@ -22,6 +25,16 @@ func TestKeygen(t *testing.T) {
 	must("keygen", "region", "eu-west", "--fleet", ca, "--fleet-key", key, "--out", dir,
 		"--endpoint", "https://eu.example.com=192.0.2.1,2001:db8::1", "--endpoint", "http://192.0.2.2:8080", "--max-slots", "64")
 	must("keygen", "director", "ns1", "--fleet", ca, "--fleet-key", key, "--out", dir)
+
+	shared := filepath.Join(dir, "gossip.key")
+	must("keygen", "gossip", "--out", shared)
+	text, err := os.ReadFile(shared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(text))); err != nil || len(key) != gossip.KeySize {
+		t.Errorf("gossip key of %d bytes, %v", len(key), err)
+	}
 
 	roots, err := fleet.LoadRoots(ca)
 	if err != nil {
@@ -44,6 +57,7 @@ func TestKeygen(t *testing.T) {
 		{"keygen region us --fleet " + ca + " --fleet-key " + key + " --out " + dir, "endpoint"},
 		{"keygen region US --fleet " + ca + " --fleet-key " + key + " --endpoint http://192.0.2.1 --out " + dir, "label"},
 		{"keygen region us --fleet " + ca + " --fleet-key " + key + " --endpoint us=x --out " + dir, "address"},
+		{"keygen gossip --out " + shared, "it exists"},
 		{"keygen operator x", "no such command"},
 	} {
 		code, _, stderr := rhumb(t, strings.Fields(tt.args)...)

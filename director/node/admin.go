@@ -2,6 +2,7 @@ package node
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/netip"
@@ -49,7 +50,7 @@ type (
 		Planned  float64 `json:"planned"`
 	}
 	adminPlan struct {
-		Table    uint64         `json:"table"`
+		Table    string         `json:"table"` // hex, as decisions are
 		Made     time.Time      `json:"made"`
 		Services []adminService `json:"services"`
 	}
@@ -136,7 +137,7 @@ func (n *Node) adminPlan() adminPlan {
 			byModel[m] = label
 		}
 	}
-	out := adminPlan{Table: w.table.Hash, Made: w.table.Made, Services: []adminService{}}
+	out := adminPlan{Table: fmt.Sprintf("%016x", w.table.Hash), Made: w.table.Made, Services: []adminService{}}
 	for _, m := range w.table.Models() {
 		s := w.table.Services[m]
 		a := adminService{Model: string(m), Label: byModel[m], AllLost: s.AllLost, Barred: s.Barred, Regions: []adminSupply{}}

@@ -61,10 +61,14 @@ func (h *Handler) hostModel(host string) (regions.ModelName, bool) {
 		return "", false
 	}
 	model, ok := h.opts.Labels(label)
+	if !ok && regions.ReservedLabel(label) == "" {
+		return regions.ModelName(label), true // DNS denies that name: nobody has it
+	}
 	return model, ok && model != regions.Apex
 }
 
-// mayName says whether a request's body can name the model: a POST of JSON.
+// mayName says whether a request's body can name the model: a POST of JSON, or
+// of what curl says of any data unless it is told otherwise.
 func mayName(r *http.Request) bool {
 	if r.Method != http.MethodPost || r.Body == nil || r.ContentLength == 0 || r.Header.Get("Content-Encoding") != "" {
 		return false
@@ -74,7 +78,7 @@ func mayName(r *http.Request) bool {
 		return true
 	}
 	media, _, err := mime.ParseMediaType(kind)
-	return err == nil && (media == "application/json" || strings.HasSuffix(media, "+json"))
+	return err == nil && (media == "application/json" || media == "application/x-www-form-urlencoded" || strings.HasSuffix(media, "+json"))
 }
 
 // peek reads the "model" of a JSON object, and no further than that. It is empty

@@ -92,6 +92,17 @@ func (s *spiller) rowLocked(m regions.ModelName, now time.Time) regions.SpillRow
 	return s.own[m]
 }
 
+// Knows implements proxy.Spiller: directors send a row for every model of the
+// fleet, with or without a region that can take it, and an old one still tells
+// that the model exists.
+func (s *spiller) Knows(m regions.ModelName) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, heard := s.rows[m]
+	_, own := s.own[m]
+	return heard || own
+}
+
 // replan makes rows of the agent's own, for as long as it hears none from
 // directors. It is called now and then, away from requests.
 func (s *spiller) replan(now time.Time) {

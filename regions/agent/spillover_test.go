@@ -97,7 +97,7 @@ func TestSpillOverByADirectorsRow(t *testing.T) {
 	eu.counts("in", 2)
 
 	// One hop and no more: what was spilled once is not spilled again.
-	if res, text := ask(proxy.SpilledHeader, "ap-northeast"); res.StatusCode != http.StatusNotFound || res.Header.Get(proxy.RegionHeader) != "us-east" {
+	if res, text := ask(proxy.SpilledHeader, "ap-northeast"); res.StatusCode != http.StatusServiceUnavailable || res.Header.Get(proxy.RegionHeader) != "us-east" {
 		t.Errorf("a request on its second hop: %s from %q: %s", res.Status, res.Header.Get(proxy.RegionHeader), text)
 	}
 	eu.counts("in", 2)

@@ -91,6 +91,9 @@ func (x *exchange) choose() (place, error) {
 	if to, ok := x.spill(now); ok {
 		return to, nil
 	}
+	if refusal == pool.UnknownModel && x.proxy.opts.Spill != nil && x.proxy.opts.Spill.Knows(x.req.Model) {
+		refusal = pool.NoPod
+	}
 	return place{}, &refusedError{refusal, x.req.Model}
 }
 

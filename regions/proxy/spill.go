@@ -12,6 +12,9 @@ type Spiller interface {
 	// It is called again for one request when a region that it gave was lost;
 	// by then it has heard so from that region's Done.
 	Spill(now time.Time, req regions.Request) (SpillLease, bool)
+	// Knows reports that some region has the model, whether or not one can take a
+	// request now: then the model is unavailable, not unknown.
+	Knows(model regions.ModelName) bool
 }
 
 // SpillLease is a place in another region that a request holds.

@@ -24,7 +24,10 @@ type elsewhere struct {
 	asked int
 	open  int
 	ends  []regions.Outcome
+	knows bool
 }
+
+func (e *elsewhere) Knows(regions.ModelName) bool { return e.knows }
 
 func (e *elsewhere) Spill(_ time.Time, _ regions.Request) (proxy.SpillLease, bool) {
 	e.mu.Lock()
@@ -152,6 +155,17 @@ func TestSpillIsTriedElsewhereBeforeTheFirstByte(t *testing.T) {
 	}
 	here.ended(regions.EndServed, 1)
 	to.check(t, regions.EndPodLost, regions.EndServed)
+}
+
+// TestAModelOfOtherRegionsIsNotUnknown tells unavailable from unknown.
+func TestAModelOfOtherRegionsIsNotUnknown(t *testing.T) {
+	for knows, status := range map[bool]int{true: http.StatusServiceUnavailable, false: http.StatusNotFound} {
+		g := newRig(t, with(&elsewhere{knows: knows}))
+		res, text, err := g.post("/v2/models/llama/generate", "{}")
+		if err != nil || res.StatusCode != status || (res.Header.Get("Retry-After") != "") != knows {
+			t.Errorf("known elsewhere %v: got %v %q %v, want %d", knows, res, text, err, status)
+		}
+	}
 }
 
 // TestAllPodsGoneAtOnce is the moment after a region's pods have crashed, before

@@ -61,8 +61,13 @@ func (w *clientWriter) reset() {
 	if err != nil {
 		return // the server will close it
 	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
+	// A reset is asked of TCP below TLS, whose own closing would look like an end.
+	under := conn
+	if secure, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		under = secure.NetConn()
+	}
+	if tcp, ok := under.(interface{ SetLinger(int) error }); ok {
 		_ = tcp.SetLinger(0)
 	}
-	_ = conn.Close()
+	_ = under.Close()
 }

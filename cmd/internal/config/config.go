@@ -199,7 +199,7 @@ type Pod struct {
 type Limits struct {
 	Body          Size          `mapstructure:"body" default:"100MiB"`        // request body
 	Header        Size          `mapstructure:"header" default:"32KiB"`       // request line and headers
-	HeaderTimeout time.Duration `mapstructure:"header_timeout" default:"5s"` // to receive them
+	HeaderTimeout time.Duration `mapstructure:"header_timeout" default:"5s"`  // to receive them
 	ReadTimeout   time.Duration `mapstructure:"read_timeout" default:"600s"`  // between two reads
 	WriteTimeout  time.Duration `mapstructure:"write_timeout" default:"600s"` // between two writes
 	IdleTimeout   time.Duration `mapstructure:"idle_timeout" default:"60s"`   // between two requests of a connection
