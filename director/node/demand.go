@@ -52,14 +52,23 @@ func newDemand() *demand {
 	}
 }
 
+// retired is the value of a counter that is not used any more: so low that no
+// count makes it positive.
+const retired = math.MinInt64 / 2
+
 // decided counts one decision.
 func (d *demand) decided(m regions.ModelName, c regions.CellID) {
 	key := decision{m, c}
-	n, ok := d.fresh.Load(key)
-	if !ok {
-		n, _ = d.fresh.LoadOrStore(key, new(atomic.Int64))
+	for {
+		n, ok := d.fresh.Load(key)
+		if !ok {
+			n, _ = d.fresh.LoadOrStore(key, new(atomic.Int64))
+		}
+		if n.(*atomic.Int64).Add(1) > 0 {
+			return
+		}
+		d.fresh.CompareAndDelete(key, n) // retired in between: count on another
 	}
-	n.(*atomic.Int64).Add(1)
 }
 
 // arrived takes the arrivals that the snapshot's reports count since the last
@@ -103,11 +112,12 @@ func (d *demand) now(now time.Time) director.Demand {
 // gather takes over what was counted since the last time.
 func (d *demand) gather() {
 	d.fresh.Range(func(k, v any) bool {
-		n := v.(*atomic.Int64).Swap(0)
-		if n == 0 { // a count between this and that is lost, which is nothing
-			d.fresh.Delete(k)
+		counter := v.(*atomic.Int64)
+		if counter.CompareAndSwap(0, retired) { // nobody asked since the last time
+			d.fresh.CompareAndDelete(k, v)
 			return true
 		}
+		n := counter.Swap(0)
 		key := k.(decision)
 		cells := d.counts[key.model]
 		if cells == nil {

@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
-	"time"
 
 	"github.com/rhumb-lb/rhumb/dnsserver/dnstest"
 	"github.com/rhumb-lb/rhumb/regions"
@@ -32,17 +31,18 @@ var homes = []home{
 }
 
 // regionAt is the region that an address of the layout belongs to.
-func (l Layout) regionAt(addr netip.Addr) regions.ID {
+func (l Layout) regionAt(addr netip.Addr) (regions.ID, error) {
 	for r, p := range places {
 		if l.Gateway(r).Addr() == addr {
-			return p.id
+			return p.id, nil
 		}
 	}
-	return ""
+	return "", fmt.Errorf("%s is the gateway of no region", addr)
 }
 
 // ask asks a director's name server for a name as a client of the given home
-// would, through a resolver that tells the client's network.
+// would, through a resolver that tells the client's network. Anything but the
+// address of one region is an error.
 func (l Layout) ask(ctx context.Context, director int, tcp bool, name string, from home) (regions.ID, error) {
 	reply, err := dnstest.Ask(ctx, dnstest.Query{Server: l.DNS(director), TCP: tcp, Name: name, Subnet: regions.Unit(from.addr)})
 	if err != nil {
@@ -51,7 +51,11 @@ func (l Layout) ask(ctx context.Context, director int, tcp bool, name string, fr
 	if reply.Rcode != "NOERROR" || len(reply.Addrs) != 1 {
 		return "", fmt.Errorf("%s %s from %s: %s with addresses %v", directorName(director), name, from.name, reply.Rcode, reply.Addrs)
 	}
-	return l.regionAt(reply.Addrs[0]), nil
+	id, err := l.regionAt(reply.Addrs[0])
+	if err != nil {
+		return "", fmt.Errorf("%s %s from %s: %w", directorName(director), name, from.name, err)
+	}
+	return id, nil
 }
 
 // newClient is a client that keeps its connections and follows redirects.
@@ -59,57 +63,101 @@ func newClient() *http.Client {
 	return &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 200}}
 }
 
-// redirected asks a director's redirector where a request goes, without
-// following.
-func (l Layout) redirected(ctx context.Context, director int, c *http.Client, from home) (regions.ID, error) {
-	req, err := request(ctx, "http://"+l.Redirect(director).String(), "llama", "generate_stream", 1, from)
+// refer asks a director's redirector where a request goes, without following.
+func (l Layout) refer(ctx context.Context, director int, c *http.Client, from home) (status int, head http.Header, err error) {
+	req, err := question{model: "llama", tokens: 1, from: from}.request(ctx, l.redirectURL(director))
 	if err != nil {
-		return "", err
+		return 0, nil, err
 	}
 	resp, err := c.Transport.RoundTrip(req)
 	if err != nil {
-		return "", err
+		return 0, nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	_, _ = io.Copy(io.Discard, resp.Body)
-	to, err := url.Parse(resp.Header.Get("Location"))
-	if err != nil || resp.StatusCode != http.StatusTemporaryRedirect {
-		return "", fmt.Errorf("%s redirect: %s to %q", directorName(director), resp.Status, resp.Header.Get("Location"))
-	}
-	addr, err := netip.ParseAddr(to.Hostname())
-	return l.regionAt(addr), err
+	return resp.StatusCode, resp.Header, nil
 }
 
-func request(ctx context.Context, base, model, verb string, tokens int, from home) (*http.Request, error) {
-	body := fmt.Sprintf(`{"text_input":"hi","parameters":{"stream":%t,"max_tokens":%d}}`, verb == "generate_stream", tokens)
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/v2/models/"+model+"/"+verb, strings.NewReader(body))
+// redirected is the region that a director redirects a request to. Anything but
+// a redirect to one is an error.
+func (l Layout) redirected(ctx context.Context, director int, c *http.Client, from home) (regions.ID, error) {
+	status, head, err := l.refer(ctx, director, c, from)
+	if err != nil {
+		return "", err
+	}
+	id, err := l.regionIn(head.Get("Location"))
+	if status != http.StatusTemporaryRedirect || err != nil {
+		return "", errors.Join(fmt.Errorf("%s redirects %s with status %d to %q", directorName(director), from.name, status, head.Get("Location")), err)
+	}
+	return id, nil
+}
+
+// regionIn is the region whose gateway a URL names.
+func (l Layout) regionIn(location string) (regions.ID, error) {
+	to, err := url.Parse(location)
+	if err != nil {
+		return "", err
+	}
+	addr, err := netip.ParseAddr(to.Hostname())
+	if err != nil {
+		return "", err
+	}
+	return l.regionAt(addr)
+}
+
+func (l Layout) redirectURL(director int) string { return "http://" + l.Redirect(director).String() }
+func (l Layout) gatewayURL(region int) string    { return "http://" + l.Gateway(region).String() }
+
+// question is a completion to ask for.
+type question struct {
+	model  string
+	id     string // the pods' ledger has it; may be empty
+	tokens int
+	atOnce bool // by generate, in one answer, instead of token by token
+	from   home
+}
+
+// events are how many a whole answer has.
+func (q question) events() int {
+	if q.atOnce {
+		return 1
+	}
+	return q.tokens
+}
+
+func (q question) request(ctx context.Context, base string) (*http.Request, error) {
+	verb := "generate_stream"
+	if q.atOnce {
+		verb = "generate"
+	}
+	body := fmt.Sprintf(`{"id":%q,"text_input":"hi","parameters":{"stream":%t,"max_tokens":%d}}`, q.id, !q.atOnce, q.tokens)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/v2/models/"+q.model+"/"+verb, strings.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("X-Forwarded-For", from.addr.String())
+	req.Header.Set("X-Forwarded-For", q.from.addr.String())
 	return req, nil
 }
 
 // generation is how a completion went, as its client saw it.
 type generation struct {
-	region      regions.ID // whose pod answered
-	events      int
-	first, last time.Duration // after the request was sent
+	region regions.ID // whose pod answered
+	events int
 }
 
-// errStatus is a completion that was refused.
-var errStatus = errors.New("refused")
+// errShort is a completion that ended as if it were complete, but is not: the one
+// thing that must never happen to a client.
+var errShort = errors.New("ended as if complete")
 
-// generate asks for a completion of so many tokens and reads it to its end.
-// onFirst, if not nil, is called at the first event.
-func generate(ctx context.Context, c *http.Client, base, model, verb string, tokens int, from home, onFirst func()) (generation, error) {
+// generate asks for a completion and reads it to its end. The error is nil only
+// if all of it came. onFirst, if not nil, is called at the first event.
+func generate(ctx context.Context, c *http.Client, base string, q question, onFirst func()) (generation, error) {
 	var g generation
-	req, err := request(ctx, base, model, verb, tokens, from)
+	req, err := q.request(ctx, base)
 	if err != nil {
 		return g, err
 	}
-	begun := time.Now()
 	resp, err := c.Do(req)
 	if err != nil {
 		return g, err
@@ -118,21 +166,67 @@ func generate(ctx context.Context, c *http.Client, base, model, verb string, tok
 	g.region = regions.ID(resp.Header.Get(proxy.RegionHeader))
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-		return g, fmt.Errorf("%w: %s: %s", errStatus, resp.Status, text)
+		return g, fmt.Errorf("refused: %s: %s", resp.Status, text)
 	}
 	lines := bufio.NewScanner(resp.Body)
 	for lines.Scan() {
 		if lines.Text() == "" {
 			continue
 		}
-		g.events++
-		g.last = time.Since(begun)
-		if g.events == 1 {
-			g.first = g.last
-			if onFirst != nil {
-				onFirst()
-			}
+		if !strings.Contains(lines.Text(), `"text_output":`) {
+			return g, fmt.Errorf("after %d of %d events: %s", g.events, q.events(), lines.Text())
+		}
+		if g.events++; g.events == 1 && onFirst != nil {
+			onFirst()
 		}
 	}
-	return g, lines.Err()
+	if err := lines.Err(); err != nil {
+		return g, fmt.Errorf("after %d of %d events: %w", g.events, q.events(), err)
+	}
+	if g.events != q.events() {
+		return g, fmt.Errorf("%w after %d of %d events", errShort, g.events, q.events())
+	}
+	return g, nil
+}
+
+// stream is a completion under way.
+type stream struct {
+	ended chan struct{} // closed at its end; then the fields below are set
+	got   generation
+	err   error
+}
+
+// open begins a completion and waits for its first event.
+func open(ctx context.Context, c *http.Client, base string, q question) (*stream, error) {
+	s, begun := &stream{ended: make(chan struct{})}, make(chan struct{})
+	go func() {
+		defer close(s.ended)
+		s.got, s.err = generate(ctx, c, base, q, func() { close(begun) })
+	}()
+	select {
+	case <-begun:
+		return s, nil
+	case <-s.ended:
+		return s, s.err // it may have been whole already
+	}
+}
+
+// wait waits for the stream's end, whole or not, and fails if it never comes.
+func (s *stream) wait(ctx context.Context) error {
+	return until(ctx, func() error {
+		if s.under() {
+			return errors.New("the stream under way has not ended")
+		}
+		return nil
+	})
+}
+
+// under reports whether the stream has not ended yet.
+func (s *stream) under() bool {
+	select {
+	case <-s.ended:
+		return false
+	default:
+		return true
+	}
 }

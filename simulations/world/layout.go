@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 
@@ -54,6 +55,14 @@ type Layout struct {
 // DefaultLayout is 127.0.0.0/16 at port 8080.
 func DefaultLayout() Layout {
 	return Layout{Net: netip.MustParsePrefix("127.0.0.0/16"), Port: defaultPort}
+}
+
+// RandomLayout is a random /16 of loopback, so that worlds can run beside each
+// other.
+func RandomLayout() Layout {
+	l := DefaultLayout()
+	l.Net = netip.PrefixFrom(netip.AddrFrom4([4]byte{127, byte(1 + rand.IntN(254)), 0, 0}), 16)
+	return l
 }
 
 // Check refuses a layout that is not on loopback or has no room.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -31,12 +32,18 @@ type site struct {
 	gossip   gossip.Options
 	log      *slog.Logger
 	epochs   *epochs
+	listen   func(ctx context.Context, network, address string) (net.Listener, error) // for the gateway
+	failed   chan error                                                               // holds one end that nobody asked for
 
-	mu      sync.Mutex
-	agent   *agent.Agent // nil while the region is killed; guarded by mu
+	mu      sync.Mutex   // held for a start or an end; guards the fields below
+	closed  bool         // ended: nothing starts any more
+	agent   *agent.Agent // nil while the region is killed
 	stop    context.CancelFunc
 	stopped chan error
 }
+
+// errEnded is the error for what comes after the end of the world.
+var errEnded = errors.New("the world has ended; start another one")
 
 func (s *site) endpoint() regions.Endpoint {
 	at := s.layout.Gateway(s.index)
@@ -59,10 +66,14 @@ func (s *site) makePods() {
 	}
 }
 
-// start starts what of the region does not run.
+// start starts what of the region does not run, and undoes its faults and drain.
+// After end it fails with errEnded.
 func (s *site) start(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return fmt.Errorf("start region %s: %w", s.id, errEnded)
+	}
 	s.gate.set(false)
 	for _, p := range s.pods {
 		p.Heal()
@@ -81,9 +92,30 @@ func (s *site) start(ctx context.Context) error {
 		return err
 	}
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
-	s.agent, s.stop, s.stopped = a, stop, make(chan error, 1)
-	go func() { s.stopped <- a.Run(run) }()
+	stopped := make(chan error, 1)
+	s.agent, s.stop, s.stopped = a, stop, stopped
+	go func() {
+		err := a.Run(run)
+		if err != nil && run.Err() == nil {
+			err = fmt.Errorf("region %s ended by itself: %w", s.id, err)
+			select {
+			case s.failed <- err:
+			default: // one is enough to end the world
+			}
+		}
+		stopped <- err
+	}()
 	return nil
+}
+
+// watch waits until the region ends by itself, which is an error, or ctx is done.
+func (s *site) watch(ctx context.Context) error {
+	select {
+	case err := <-s.failed:
+		return err
+	case <-ctx.Done():
+		return nil
+	}
 }
 
 func (s *site) options() agent.Options {
@@ -110,7 +142,7 @@ func (s *site) options() agent.Options {
 	o.Admin = s.layout.agentAdmin(s.index).String()
 	// A client's place can be played from this machine.
 	o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
-	o.ListenStream, o.Dial = s.gate.listen, s.gate.dial
+	o.ListenStream, o.Dial = s.listen, s.gate.dial
 	o.Gossip = s.gossip
 	o.Gossip.Name = string(s.id) + "/agent-1"
 	o.Gossip.Identity, o.Gossip.Bind, o.Gossip.Epochs = s.identity, s.layout.agentGossip(s.index), s.epochs
@@ -137,10 +169,22 @@ func (s *site) kill() error {
 	return err
 }
 
-// end ends the region gracefully.
+// darken makes the region a black hole.
+func (s *site) darken() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return fmt.Errorf("darken region %s: %w", s.id, errEnded)
+	}
+	s.gate.set(true)
+	return nil
+}
+
+// end ends the region gracefully and for good, whether or not it was started.
 func (s *site) end() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.closed = true
 	s.gate.set(false)
 	var err error
 	if s.agent != nil {
@@ -161,7 +205,10 @@ func (s *site) end() error {
 func (s *site) drain(on bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.agent == nil {
+	switch {
+	case s.closed:
+		return fmt.Errorf("drain region %s: %w", s.id, errEnded)
+	case s.agent == nil:
 		return fmt.Errorf("region %s is killed; heal it first", s.id)
 	}
 	s.agent.Drain(on, "by rhumb demo")

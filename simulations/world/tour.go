@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
+	"slices"
 	"time"
 
 	"github.com/rhumb-lb/rhumb/director"
@@ -38,10 +40,14 @@ var steps = []step{
 	{"and comes back", (*tour).healed},
 	{"a region is killed", (*tour).killed},
 	{"and is brought back", (*tour).healed},
+	{"every pod of a region crashes, its agent does not", (*tour).emptied},
+	{"and they are brought back", (*tour).healed},
 	{"a region is drained under a stream", (*tour).drained},
 	{"and undrained", (*tour).undrained},
 	{"a model that lives in two regions only", (*tour).scarce},
-	{"gossip with 100 ms delay and 10 % loss", (*tour).stormy},
+	{"all regions are killed", (*tour).allLost},
+	{"all regions are drained", (*tour).allDrained},
+	{"a storm between members only: 100 ms delay, 10 % loss", (*tour).stormy},
 }
 
 // Check runs the tour on a running world and reports to out: each step with its
@@ -82,7 +88,7 @@ func until(ctx context.Context, cond func() error) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("not within %v: %w", patience, err)
+			return fmt.Errorf("waited for up to %v: %w", patience, err)
 		case <-tick.C:
 		}
 	}
@@ -152,41 +158,84 @@ func (t *tour) continents(ctx context.Context) (string, error) {
 		if err := t.everywhere(ctx, Zone, h, h.nearest); err != nil {
 			return "", err
 		}
-		for d := range directors {
-			if got, err := t.l.redirected(ctx, d, t.client, h); err != nil || got != h.nearest {
-				return "", fmt.Errorf("%s redirects %s to %q, want %s: %w", directorName(d), h.name, got, h.nearest, err)
-			}
+		if err := t.referred(ctx, h, h.nearest); err != nil {
+			return "", err
 		}
 		saw += fmt.Sprintf("%s → %s   ", h.name, h.nearest)
 	}
 	return saw, nil
 }
 
+// referred fails unless both directors redirect to the region.
+func (t *tour) referred(ctx context.Context, from home, want regions.ID) error {
+	for d := range directors {
+		got, err := t.l.redirected(ctx, d, t.client, from)
+		if err != nil {
+			return err
+		}
+		if got != want {
+			return fmt.Errorf("%s redirects %s to %s, want %s", directorName(d), from.name, got, want)
+		}
+	}
+	return nil
+}
+
+// whole fails unless all of a completion comes from the region.
+func (t *tour) whole(ctx context.Context, base string, q question, want regions.ID) error {
+	g, err := generate(ctx, t.client, base, q, nil)
+	if err == nil && g.region != want {
+		err = fmt.Errorf("answered by %q, want %s", g.region, want)
+	}
+	if err != nil {
+		return fmt.Errorf("%s from %s by %s: %w", q.model, q.from.name, base, err)
+	}
+	return nil
+}
+
 func (t *tour) streamed(ctx context.Context) (string, error) {
 	const tokens = 8
-	base := "http://" + t.l.Redirect(0).String()
-	for range 2 { // the second time over the same connections
-		s, err := t.w.site("eu-west")
-		if err != nil {
-			return "", err
-		}
-		before, running := done(s, "llama"), false
-		g, err := generate(ctx, t.client, base, "llama", "generate_stream", tokens, homes[0], func() {
-			running = done(s, "llama") == before
+	s, err := t.w.site(victim)
+	if err != nil {
+		return "", err
+	}
+	fresh := newClient()
+	defer fresh.CloseIdleConnections()
+	for _, again := range []bool{false, true} {
+		var hops []hop
+		completed, running := done(s, "llama"), false
+		g, err := generate(traced(ctx, &hops), fresh, t.l.redirectURL(0), question{model: "llama", tokens: tokens, from: homes[0]}, func() {
+			running = done(s, "llama") == completed
 		})
 		switch {
 		case err != nil:
 			return "", err
-		case g.region != "eu-west" || g.events != tokens:
-			return "", fmt.Errorf("%d events from %s, want %d from eu-west", g.events, g.region, tokens)
+		case g.region != victim:
+			return "", fmt.Errorf("answered by %s, want %s", g.region, victim)
 		case !running:
 			return "", errors.New("the first event came after the last was made")
+		}
+		if want := []hop{{t.l.Redirect(0).String(), again}, {t.l.Gateway(s.index).String(), again}}; !slices.Equal(hops, want) {
+			return "", fmt.Errorf("went over %v, want %v", hops, want)
 		}
 		if err := until(ctx, func() error { return idle(s) }); err != nil {
 			return "", err
 		}
 	}
-	return fmt.Sprintf("%d events each, the first before the last was made, twice over one connection", tokens), nil
+	return fmt.Sprintf("%d events, the first before the last was made; twice, over the same two connections", tokens), nil
+}
+
+// hop is a connection that a request went over.
+type hop struct {
+	to     string
+	reused bool
+}
+
+// traced notes the connections over which a request goes, and goes on where it is
+// redirected.
+func traced(ctx context.Context, hops *[]hop) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) {
+		*hops = append(*hops, hop{c.Conn.RemoteAddr().String(), c.Reused})
+	}})
 }
 
 // done is how many requests for a model a region's pods have completed.
@@ -217,12 +266,8 @@ func (t *tour) scarce(ctx context.Context) (string, error) {
 		return "", err
 	}
 	// Who asks Tokyo's gateway all the same is forwarded one hop.
-	g, err := generate(ctx, t.client, "http://"+t.l.Gateway(2).String(), "mistral", "generate_stream", 4, tokyo, nil)
-	if err != nil {
+	if err := t.whole(ctx, t.l.gatewayURL(2), question{model: "mistral", tokens: 4, from: tokyo}, want); err != nil {
 		return "", err
-	}
-	if g.events != 4 || g.region != want {
-		return "", fmt.Errorf("forwarded: %d events from %q, want 4 from %s", g.events, g.region, want)
 	}
 	return "mistral from Tokyo → eu-west by DNS, and by one hop from ap-northeast's gateway", nil
 }

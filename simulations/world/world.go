@@ -49,11 +49,11 @@ type World struct {
 	sites     []*site
 	directors []*node.Node
 	weather   atomic.Pointer[gossip.Impairment] // of all links between members
-
 }
 
 // New makes a world and binds the directors' addresses; the regions start in
-// [World.Run]. Taken addresses are an [ErrTaken].
+// [World.Run], which also ends what New has made. Taken addresses are an
+// [ErrTaken].
 func New(ctx context.Context, o Options) (*World, error) {
 	if err := o.Layout.Check(); err != nil {
 		return nil, err
@@ -75,7 +75,23 @@ func New(ctx context.Context, o Options) (*World, error) {
 	if err := w.makeSites(authority, common, now); err != nil {
 		return nil, err
 	}
-	return w, w.makeDirectors(authority, common, now)
+	if err := w.makeDirectors(authority, common, now); err != nil {
+		w.killDirectors()
+		return nil, err
+	}
+	return w, nil
+}
+
+// NewAnywhere makes a world on a random /16 that is free.
+func NewAnywhere(ctx context.Context, o Options) (*World, error) {
+	const attempts = 20 // of 254 networks
+	for attempt := 1; ; attempt++ {
+		o.Layout = RandomLayout()
+		w, err := New(ctx, o)
+		if err == nil || attempt == attempts || !errors.Is(err, ErrTaken) {
+			return w, err
+		}
+	}
 }
 
 // gossipOptions are what all members have in common.
@@ -97,7 +113,8 @@ func (w *World) gossipOptions(authority *fleet.Authority) gossip.Options {
 func (w *World) makeSites(authority *fleet.Authority, common gossip.Options, now time.Time) error {
 	for i, p := range places {
 		s := &site{place: p, index: i, layout: w.opts.Layout, gate: newGate(), gossip: common, epochs: &epochs{},
-			log: w.opts.Logger.With("region", p.id)}
+			log: w.opts.Logger.With("region", p.id), failed: make(chan error, 1)}
+		s.listen = s.gate.listen
 		var err error
 		s.identity, err = authority.Issue(fleet.Request{
 			Role: fleet.RoleRegion, Name: string(p.id), Grant: fleet.Grant{Endpoints: []regions.Endpoint{s.endpoint()}},
@@ -142,9 +159,6 @@ func (w *World) makeDirectors(authority *fleet.Authority, common gossip.Options,
 		o.Gossip.Impair = w.impair(nil)
 		n, err := node.New(o)
 		if err != nil {
-			for _, made := range w.directors {
-				made.Kill()
-			}
 			return err
 		}
 		w.directors = append(w.directors, n)
@@ -178,34 +192,63 @@ func (w *World) directorOptions(d int) node.Options {
 	return o
 }
 
-// Run runs the world until ctx is done, then ends it gracefully.
+// killDirectors closes what the directors have bound.
+func (w *World) killDirectors() {
+	for _, n := range w.directors {
+		n.Kill()
+	}
+}
+
+// Run runs the world until ctx is done, then ends it gracefully, also where it
+// has not started all of it yet. The error names the region or director that
+// could not start or ended by itself. Run it once.
 func (w *World) Run(ctx context.Context) error {
 	orders, err := new(net.ListenConfig).Listen(ctx, "tcp", w.opts.Layout.Control().String())
 	if err != nil {
-		return err
+		w.killDirectors()
+		return errors.Join(fmt.Errorf("listen for orders: %w", err), w.end())
 	}
 	g, parts := errgroup.WithContext(ctx)
 	g.Go(func() error { return w.control(parts, orders) })
-	for _, n := range w.directors {
-		g.Go(func() error { return n.Run(parts) })
-	}
-	g.Go(func() error {
-		for _, s := range w.sites {
-			if err := s.start(parts); err != nil {
-				return err
+	for d, n := range w.directors {
+		g.Go(func() error {
+			if err := n.Run(parts); err != nil {
+				return fmt.Errorf("director %s: %w", directorName(d), err)
 			}
-		}
-		return nil
-	})
+			return nil
+		})
+	}
+	for _, s := range w.sites {
+		g.Go(func() error { return s.watch(parts) })
+	}
+	g.Go(func() error { return w.start(parts) })
 	g.Go(func() error {
 		<-parts.Done()
-		var ends errgroup.Group
-		for _, s := range w.sites {
-			ends.Go(s.end)
-		}
-		return ends.Wait()
+		return w.end()
 	})
 	return g.Wait()
+}
+
+// start starts the regions. That ctx ends meanwhile is no error.
+func (w *World) start(ctx context.Context) error {
+	for _, s := range w.sites {
+		if err := s.start(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil //nolint:nilerr // it was told to stop, and what has started ends with the rest
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// end ends the regions, for good.
+func (w *World) end() error {
+	var ends errgroup.Group
+	for _, s := range w.sites {
+		ends.Go(s.end)
+	}
+	return ends.Wait()
 }
 
 // site finds a region.
@@ -248,8 +291,7 @@ func (w *World) Darken(region string) error {
 	if err != nil {
 		return err
 	}
-	s.gate.set(true)
-	return nil
+	return s.darken()
 }
 
 // Heal undoes every fault and drain of a region.

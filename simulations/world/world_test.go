@@ -3,12 +3,11 @@ package world
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
-	"net/http"
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -68,6 +67,40 @@ func TestFailover(t *testing.T) {
 	}
 }
 
+// TestGone polls a director that gives these answers in turn, and then its last.
+func TestGone(t *testing.T) {
+	broken := errors.New("SERVFAIL")
+	for _, tt := range []struct {
+		name    string
+		answers []regions.ID
+		err     error
+		after   time.Duration
+		want    string // in the error; empty for none
+	}{
+		{"at once", []regions.ID{heir}, nil, 0, ""},
+		{"later", []regions.ID{victim, victim, heir}, nil, 2 * pollEvery, ""},
+		{"back once", []regions.ID{heir, heir, victim, heir}, nil, 3 * pollEvery, ""},
+		{"never", []regions.ID{victim}, nil, 0, "not out of the answers"},
+		{"to a third region", []regions.ID{victim, "ap-northeast"}, nil, 0, "gave ap-northeast"},
+		{"no answer", []regions.ID{victim, ""}, broken, 0, "SERVFAIL"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			left := tt.answers
+			after, err := gone(t.Context(), time.Now(), func(context.Context) (regions.ID, error) {
+				id := left[0]
+				left = left[min(1, len(left)-1):]
+				if id == "" {
+					return "", tt.err
+				}
+				return id, nil
+			})
+			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) || after != tt.after {
+				t.Errorf("%s: %v, %v, want %v, %q", tt.name, after, err, tt.after, tt.want)
+			}
+		})
+	}
+}
+
 func TestOrders(t *testing.T) {
 	w := run(t)
 	if err := w.Ready(t.Context()); err != nil {
@@ -123,6 +156,94 @@ func TestTakenAddressIsNamed(t *testing.T) {
 	}
 }
 
+// nothingRuns fails if any address of the layout is in use.
+func nothingRuns(t *testing.T, l Layout) {
+	t.Helper()
+	if err := l.TryAll(t.Context()); err != nil {
+		t.Errorf("still running: %v", err)
+	}
+}
+
+// TestCancelWhileItStarts ends a world before its start, and at the start of each
+// of its regions: then nothing may be left, and nothing may start any more.
+func TestCancelWhileItStarts(t *testing.T) {
+	for at := -1; at < len(places); at++ {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		w, err := NewAnywhere(ctx, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if at < 0 {
+			cancel()
+		} else {
+			s := w.sites[at]
+			s.listen = func(ctx context.Context, network, address string) (net.Listener, error) {
+				cancel()
+				return s.gate.listen(ctx, network, address)
+			}
+		}
+		if err := w.Run(ctx); err != nil {
+			t.Errorf("canceled at region %d: %v", at, err)
+		}
+		nothingRuns(t, w.opts.Layout)
+		for _, o := range []Order{{Do: "heal", Region: "eu-west"}, {Do: "darken", Region: "eu-west"}, {Do: "drain", Region: "eu-west"}} {
+			if err := w.Do(t.Context(), o); !errors.Is(err, errEnded) {
+				t.Errorf("%s after the end: %v", o.Do, err)
+			}
+		}
+		nothingRuns(t, w.opts.Layout)
+	}
+}
+
+// TestNoControl has the address for orders taken between New and Run.
+func TestNoControl(t *testing.T) {
+	w, err := NewAnywhere(t.Context(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken, err := new(net.ListenConfig).Listen(t.Context(), "tcp", w.opts.Layout.Control().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = w.Run(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "listen for orders") {
+		t.Errorf("got %v", err)
+	}
+	if err := taken.Close(); err != nil {
+		t.Error(err)
+	}
+	nothingRuns(t, w.opts.Layout)
+}
+
+// TestRegionEndsByItself takes the listener of a region's gateway away.
+func TestRegionEndsByItself(t *testing.T) {
+	w, err := NewAnywhere(t.Context(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, doors := w.sites[1], make(chan net.Listener, 1)
+	s.listen = func(ctx context.Context, network, address string) (net.Listener, error) {
+		l, err := s.gate.listen(ctx, network, address)
+		doors <- l
+		return l, err
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	if err := w.Ready(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := (<-doors).Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "region eu-west ended by itself: gateway on ") {
+		t.Errorf("got %v", err)
+	}
+	nothingRuns(t, w.opts.Layout)
+}
+
 func TestLayoutCheck(t *testing.T) {
 	for _, tt := range []struct {
 		net  string
@@ -157,20 +278,9 @@ func TestWelcomeWorks(t *testing.T) {
 	c := newClient()
 	defer c.CloseIdleConnections()
 	for _, h := range homes {
-		req, err := request(t.Context(), "http://"+w.opts.Layout.Redirect(1).String(), "llama", "generate_stream", 8, h)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := c.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		body, err := io.ReadAll(resp.Body)
-		if err := errors.Join(err, resp.Body.Close()); err != nil {
-			t.Fatal(err)
-		}
-		if n := strings.Count(string(body), "data: "); n != 8 || resp.StatusCode != http.StatusOK || regions.ID(resp.Header.Get("Rhumb-Region")) != h.nearest {
-			t.Errorf("%s: %s from %s with %d events", h.name, resp.Status, resp.Header.Get("Rhumb-Region"), n)
+		g, err := generate(t.Context(), c, w.opts.Layout.redirectURL(1), question{model: "llama", tokens: 8, from: h}, nil)
+		if err != nil || g.region != h.nearest {
+			t.Errorf("%s: %d events from %s: %v", h.name, g.events, g.region, err)
 		}
 	}
 }
