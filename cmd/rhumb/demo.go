@@ -27,10 +27,14 @@ internet: three regions of simulated Triton pods, each with its agent, and two
 directors. It prints what to try, then what it sees. Its subcommands play with
 the one that runs.`,
 		Args: cobra.NoArgs,
-		PreRunE: func(*cobra.Command, []string) error {
+		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			err := layout.Check()
-			if check && failover > 0 {
+			times := cmd.Flags().Changed("failover")
+			if check && times {
 				err = errors.Join(err, errors.New("--check and --failover are two ways to run: give one"))
+			}
+			if times && failover < 1 {
+				err = errors.Join(err, fmt.Errorf("--failover %d: want at least 1", failover))
 			}
 			if err != nil {
 				return badInput{err}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -32,9 +33,10 @@ func demoOrder(layout *world.Layout, do, short string) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o := world.Order{Do: do, Region: args[0]}
 			if len(args) == 2 {
-				pod, err := strconv.Atoi(args[1])
+				// A pod is named by its number or in full, like eu-west-0.
+				pod, err := strconv.Atoi(strings.TrimPrefix(args[1], args[0]+"-"))
 				if err != nil {
-					return badInput{fmt.Errorf("pod %q: want its number, like 0", args[1])}
+					return badInput{fmt.Errorf("pod %q: want its number or name, like 0 or %s-0", args[1], args[0])}
 				}
 				o.Pod = pod
 			}
@@ -58,6 +60,9 @@ func demoWeather(layout *world.Layout) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "weather", Short: "Delay and lose what the members say to each other", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if percent < 0 || percent > 100 {
+				return badInput{fmt.Errorf("--loss %d: want 0 to 100 percent", percent)}
+			}
 			o.Loss = regions.Permille(percent * 10)
 			return send(cmd, *layout, o)
 		},

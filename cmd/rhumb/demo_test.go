@@ -45,7 +45,9 @@ func TestDemoBadPlace(t *testing.T) {
 		"demo --check --failover 3":         "give one",
 		"demo --check --log chatty":         "chatty",
 		"demo --port 28081 heal eu-west":    "no demo answers",
-		"demo --port 28081 crash eu-west x": "want its number",
+		"demo --port 28081 crash eu-west x": "want its number or name",
+		"demo --failover 0":                 "want at least 1",
+		"demo weather --loss 200":           "0 to 100 percent",
 	} {
 		code, _, stderr := rhumb(t, strings.Fields(args)...)
 		wantCode := exitUsage
