@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"github.com/rhumb-lb/rhumb/cmd/internal/telemetry"
@@ -49,7 +50,11 @@ the one that runs.`,
 			case failover > 0:
 				return world.Failover(cmd.Context(), failover, cmd.OutOrStdout())
 			}
-			err = world.Demo(cmd.Context(), layout, check, cmd.OutOrStdout(), log)
+			build := telemetry.ReadBuild()
+			err = world.Demo(cmd.Context(), world.Options{
+				Layout: layout, Logger: log, Version: build.Version,
+				Registry: func() *prometheus.Registry { return telemetry.NewRegistry(build) },
+			}, check, cmd.OutOrStdout())
 			if errors.Is(err, world.ErrTaken) {
 				return badInput{fmt.Errorf("rhumb demo: %w", err)}
 			}

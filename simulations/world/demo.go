@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -16,7 +15,7 @@ import (
 // Demo runs a world for people: it prints where everything is and what to try,
 // then what it sees as things change, until ctx is done. With check it runs the
 // tour instead and ends after it.
-func Demo(ctx context.Context, l Layout, check bool, out io.Writer, log *slog.Logger) error {
+func Demo(ctx context.Context, o Options, check bool, out io.Writer) error {
 	var mu sync.Mutex
 	begun := time.Now()
 	tell := func(line string) {
@@ -24,7 +23,6 @@ func Demo(ctx context.Context, l Layout, check bool, out io.Writer, log *slog.Lo
 		defer mu.Unlock()
 		_, _ = fmt.Fprintf(out, "%8.2f s  %s\n", time.Since(begun).Seconds(), line)
 	}
-	o := Options{Layout: l, Logger: log}
 	if !check {
 		o.Tell = func(e Event) { tell(e.Line()) }
 	}
@@ -68,6 +66,9 @@ func (w *World) Welcome(out io.Writer) {
 	for d := range directors {
 		say("  %-13s DNS %s, redirect %s, admin http://%s", directorName(d), l.DNS(d), l.Redirect(d), l.Admin(d))
 	}
+	if at, ok := l.DNS6(); ok {
+		say("  %-13s DNS %s too", directorName(0), at)
+	}
 	say("\nAsk as a client in London, Tokyo, California:")
 	for _, h := range homes {
 		say("  dig @%s -p %d %s A +subnet=%s +short", l.DNS(0).Addr(), l.DNS(0).Port(), Zone, regions.Unit(h.addr))
@@ -77,7 +78,7 @@ func (w *World) Welcome(out io.Writer) {
 	say("Stream a completion from the nearest region:")
 	say(`  curl -sN -L -H 'X-Forwarded-For: %s' http://%s/v2/models/llama/generate_stream -d '{"text_input":"hi","parameters":{"stream":true,"max_tokens":8}}'`, homes[0].addr, l.Redirect(0))
 	say("Play with it, from another terminal:")
-	say("  rhumb demo%s lose eu-west      (or: crash, darken, heal, drain, undrain, weather)", move)
+	say("  bin/rhumb demo%s lose eu-west      (or: crash, darken, heal, drain, undrain, weather)", move)
 	say("\nWhat the directors see from here on (Ctrl-C ends the world):")
 }
 

@@ -143,6 +143,14 @@ func (c *gatedConn) Close() error {
 	return c.Conn.Close()
 }
 
+// SetLinger makes closing a reset, where the socket can.
+func (c *gatedConn) SetLinger(seconds int) error {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		return tcp.SetLinger(seconds)
+	}
+	return errors.ErrUnsupported
+}
+
 // CloseWrite ends the sending side, where the socket can.
 func (c *gatedConn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {

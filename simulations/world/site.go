@@ -31,6 +31,7 @@ type site struct {
 	pods     []*tritontest.Pod
 	gossip   gossip.Options
 	log      *slog.Logger
+	world    *Options
 	epochs   *epochs
 	listen   func(ctx context.Context, network, address string) (net.Listener, error) // for the gateway
 	failed   chan error                                                               // holds one end that nobody asked for
@@ -147,7 +148,7 @@ func (s *site) options() agent.Options {
 	o.Gossip.Name = string(s.id) + "/agent-1"
 	o.Gossip.Identity, o.Gossip.Bind, o.Gossip.Epochs = s.identity, s.layout.agentGossip(s.index), s.epochs
 	o.Linger, o.Grace = 500*time.Millisecond, 5*time.Second
-	o.Logger = s.log
+	o.Logger, o.Registry, o.Version = s.log, s.world.registry(), s.world.Version
 	return o
 }
 

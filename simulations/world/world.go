@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/rhumb-lb/rhumb/director/geo"
@@ -35,6 +36,18 @@ type Options struct {
 	Logger *slog.Logger
 	// Tell is called with each change that a director sees; nil for nobody.
 	Tell func(Event)
+	// Registry makes a registry for each daemon; nil makes empty ones.
+	Registry func() *prometheus.Registry
+	// Version is the program's, as daemons tell it.
+	Version string
+}
+
+// registry is a registry for one daemon.
+func (o *Options) registry() *prometheus.Registry {
+	if o.Registry == nil {
+		return prometheus.NewRegistry()
+	}
+	return o.Registry()
 }
 
 // Event is one thing that a director saw change.
@@ -113,7 +126,7 @@ func (w *World) gossipOptions(authority *fleet.Authority) gossip.Options {
 func (w *World) makeSites(authority *fleet.Authority, common gossip.Options, now time.Time) error {
 	for i, p := range places {
 		s := &site{place: p, index: i, layout: w.opts.Layout, gate: newGate(), gossip: common, epochs: &epochs{},
-			log: w.opts.Logger.With("region", p.id), failed: make(chan error, 1)}
+			world: &w.opts, log: w.opts.Logger.With("region", p.id), failed: make(chan error, 1)}
 		s.listen = s.gate.listen
 		var err error
 		s.identity, err = authority.Issue(fleet.Request{
@@ -182,6 +195,7 @@ func (w *World) directorOptions(d int) node.Options {
 	o.Location, o.Scheme, o.Port, o.Why = redirect.ByEndpoint, "http", l.Port, true
 	o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 	o.Logger = w.opts.Logger.With("director", directorName(d))
+	o.Registry = w.opts.registry()
 	o.OnPlan = func(c node.Change) {
 		for _, v := range c.Verdicts {
 			if w.opts.Tell != nil {
