@@ -3,13 +3,12 @@ package main
 import (
 	"crypto/rand"
 	"encoding/base64"
-	"errors"
 	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 
 	"github.com/rhumb-lb/rhumb/gossip"
+	"github.com/rhumb-lb/rhumb/gossip/fleet"
 )
 
 func keygenGossip() *cobra.Command {
@@ -21,7 +20,9 @@ func keygenGossip() *cobra.Command {
 (gossip.key_file): 32 random bytes as one line of base64.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := writeGossipKey(file); err != nil {
+			key := make([]byte, gossip.KeySize)
+			_, _ = rand.Read(key) // never fails
+			if err := fleet.WriteNew(file, []byte(base64.StdEncoding.EncodeToString(key)+"\n")); err != nil {
 				return badInput{err}
 			}
 			return show(cmd, gossipKey{file})
@@ -39,19 +40,4 @@ type gossipKey struct {
 // String is what a person needs to know of it.
 func (k gossipKey) String() string {
 	return fmt.Sprintf("key  %s\nGive the same file to all members.", k.File)
-}
-
-// writeGossipKey writes a new file that only its owner can read.
-func writeGossipKey(file string) error {
-	key := make([]byte, gossip.KeySize)
-	_, _ = rand.Read(key) // never fails
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("save %s: it exists; move it away or choose another name", file)
-	}
-	if err != nil {
-		return fmt.Errorf("save: %w", err)
-	}
-	_, err = f.WriteString(base64.StdEncoding.EncodeToString(key) + "\n")
-	return errors.Join(err, f.Sync(), f.Close())
 }

@@ -138,16 +138,18 @@ func Save(p PEMs, certFile, keyFile string) error {
 	if err != nil {
 		return fmt.Errorf("save: %w", err)
 	}
-	if err := writeNew(keyFile, key); err != nil {
+	if err := WriteNew(keyFile, key); err != nil {
 		return err
 	}
-	if err := writeNew(certFile, cert); err != nil {
+	if err := WriteNew(certFile, cert); err != nil {
 		return errors.Join(err, os.Remove(keyFile)) // half a pair is of no use
 	}
 	return nil
 }
 
-func writeNew(file string, b []byte) error {
+// WriteNew writes a secret to a new file that only its owner can read, and to disk
+// before it returns. A file that exists is never overwritten.
+func WriteNew(file string, b []byte) error {
 	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("save %s: it exists; move it away or choose another name", file)
