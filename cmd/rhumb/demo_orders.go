@@ -51,6 +51,9 @@ func send(cmd *cobra.Command, l world.Layout, o world.Order) error {
 	if errors.Is(err, world.ErrRefused) {
 		return badInput{fmt.Errorf("rhumb demo %s: %w", o.Do, err)}
 	}
+	if err == nil {
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "done: %s %s\n", o.Do, o.Region)
+	}
 	return err
 }
 
