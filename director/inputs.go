@@ -9,6 +9,8 @@
 package director
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
@@ -82,12 +84,21 @@ type Planned struct {
 }
 
 func (c Control) planned(id regions.ID, m regions.ModelName) regions.MilliSlots {
-	for _, p := range c.Planned {
-		if p.Region == id && p.Model == m {
-			return p.Load
-		}
+	i, ok := slices.BinarySearchFunc(c.Planned, Planned{Region: id, Model: m}, Planned.compare)
+	if !ok {
+		return 0
 	}
-	return 0
+	return c.Planned[i].Load
+}
+
+// compare is the order of region and model.
+func (p Planned) compare(q Planned) int {
+	return cmp.Or(cmp.Compare(p.Region, q.Region), cmp.Compare(p.Model, q.Model))
+}
+
+// compare is the order of region and model.
+func (k Known) compare(l Known) int {
+	return cmp.Or(cmp.Compare(k.Region, l.Region), cmp.Compare(k.Model, l.Model))
 }
 
 // Known is one model that one region has, or had until Listed.

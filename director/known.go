@@ -41,7 +41,7 @@ func remember(before []Known, all []regions.Region, now time.Time) []Known {
 			return cmp.Or(b.Listed.Compare(a.Listed), cmp.Compare(a.Model, b.Model))
 		})
 		have = have[:min(len(have), maxKnown)]
-		slices.SortFunc(have, func(a, b Known) int { return cmp.Compare(a.Model, b.Model) })
+		slices.SortFunc(have, Known.compare)
 		out = append(out, have...)
 	}
 	return out

@@ -25,7 +25,7 @@ func Plan(in Inputs, now time.Time) (*Table, Control) {
 	for i := range p.regions {
 		r := &p.regions[i]
 		ids[i] = r.ID
-		t.Regions = append(t.Regions, placeOf(r, p.verdict(r.ID)))
+		t.Regions = append(t.Regions, Place{ID: r.ID, Location: r.Location, Endpoints: r.Endpoints, Verdict: p.verdict(r.ID)})
 	}
 	for i, c := range in.Cells {
 		t.cells[c.ID] = i
@@ -39,9 +39,7 @@ func Plan(in Inputs, now time.Time) (*Table, Control) {
 		t.Services[regions.Apex] = p.service(regions.Apex, p.apex(t))
 	}
 	t.Hash = t.hash()
-	slices.SortFunc(p.control.Planned, func(a, b Planned) int {
-		return cmp.Or(cmp.Compare(a.Region, b.Region), cmp.Compare(a.Model, b.Model))
-	})
+	slices.SortFunc(p.control.Planned, Planned.compare)
 	return t, p.control
 }
 
@@ -126,7 +124,8 @@ func (p *planner) supplyOf(i int, m regions.ModelName) Supply {
 }
 
 func (p *planner) knows(id regions.ID, m regions.ModelName) bool {
-	return slices.ContainsFunc(p.control.Known, func(k Known) bool { return k.Region == id && k.Model == m })
+	_, ok := slices.BinarySearchFunc(p.control.Known, Known{Region: id, Model: m}, Known.compare)
+	return ok
 }
 
 func tier(v Verdict, pods bool) Tier {

@@ -23,15 +23,19 @@ const (
 // model, the other regions that can take it, nearest to the source first, each
 // with its spare capacity divided among the regions that may spill there.
 func SpillRows(t *Table, latency Latency, source regions.ID) []regions.SpillRow {
-	from := t.Place(source)
-	if from == nil {
+	from := slices.IndexFunc(t.Regions, func(p Place) bool { return p.ID == source })
+	if from < 0 {
 		return nil
 	}
-	cell := regions.Cell{ID: regions.CellID("region:" + string(source)), Location: from.Location, Known: true}
+	cell := regions.Cell{ID: regions.CellID("region:" + string(source)), Location: t.Regions[from].Location, Known: true}
+	rtt := make([]regions.Micros, len(t.Regions))
+	for i, p := range t.Regions {
+		rtt[i], _ = latency.RTT(cell, p.ID, p.Location)
+	}
 	var out []regions.SpillRow
 	for _, m := range t.Models() {
 		s := t.Services[m]
-		row := regions.SpillRow{Source: source, Model: m, Lifetime: SpillLifetime, Table: t.Hash, Leave: leave(t, s, source)}
+		row := regions.SpillRow{Source: source, Model: m, Lifetime: SpillLifetime, Table: t.Hash, Leave: leave(s, from)}
 		type target struct {
 			regions.SpillTarget
 			cost regions.Micros
@@ -39,12 +43,11 @@ func SpillRows(t *Table, latency Latency, source regions.ID) []regions.SpillRow 
 		var targets []target
 		for i, have := range s.Supply {
 			p := &t.Regions[i]
-			if have.Tier != Fit || p.ID == source {
+			if have.Tier != Fit || i == from {
 				continue
 			}
-			rtt, _ := latency.RTT(cell, p.ID, p.Location)
 			spare := max(0, have.Capacity-max(have.Load, have.Planned)) / regions.MilliSlots(max(1, len(t.Regions)-1))
-			targets = append(targets, target{regions.SpillTarget{Region: p.ID, Endpoint: p.Endpoints[0], Budget: spare}, rtt + have.Wait})
+			targets = append(targets, target{regions.SpillTarget{Region: p.ID, Endpoint: p.Endpoints[0], Budget: spare}, rtt[i] + have.Wait})
 		}
 		slices.SortFunc(targets, func(a, b target) int {
 			return cmp.Or(cmp.Compare(a.cost, b.cost), cmp.Compare(a.Region, b.Region))
@@ -59,9 +62,8 @@ func SpillRows(t *Table, latency Latency, source regions.ID) []regions.SpillRow 
 
 // leave is the share of the clients at home in the source that the plan sends
 // to others: all of them if others are fitter than it.
-func leave(t *Table, s *Service, source regions.ID) regions.Permille {
-	i := slices.IndexFunc(t.Regions, func(p Place) bool { return p.ID == source })
-	have := s.Supply[i]
+func leave(s *Service, source int) regions.Permille {
+	have := s.Supply[source]
 	switch {
 	case have.Tier != s.best():
 		return regions.Whole

@@ -77,11 +77,6 @@ type row struct {
 	pure    bool             // every bucket is the same region
 }
 
-// placeOf is a merged region with its verdict.
-func placeOf(r *regions.Region, v Verdict) Place {
-	return Place{ID: r.ID, Location: r.Location, Endpoints: r.Endpoints, Verdict: v}
-}
-
 // addressable reports whether clients can be told where the region is.
 func (p *Place) addressable() bool {
 	return len(p.Endpoints) > 0 && len(p.Endpoints[0].Addrs) > 0

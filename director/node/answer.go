@@ -22,15 +22,18 @@ type world struct {
 	labels map[string]regions.ModelName
 	// route is where the directors' redirectors are.
 	route []netip.Addr
-	// synced is false until the first status was heard: then nothing is known
-	// of learnt names.
+	// synced is false until enough of the fleet was heard of: before that nothing
+	// is known of learnt names.
 	synced bool
 	gen    uint64
 
-	answers sync.Map // answerKey → *dnsserver.Answer: same pointer, same bytes
+	// answers are answerKey → *dnsserver.Answer: same pointer, same bytes. Worlds of
+	// one generation share them.
+	answers *sync.Map
 }
 
-// answerKey names everything that an answer's bytes depend on within a world.
+// answerKey names everything that an answer's bytes depend on within a
+// generation.
 type answerKey struct {
 	name  target
 	cell  regions.CellID

@@ -274,3 +274,29 @@ func TestTheSameDecisionIsTheSameAnswer(t *testing.T) {
 		t.Error("an answer outlives its world")
 	}
 }
+
+// TestAnswersOfOneGenerationAreOne keeps answers over plans that change nothing,
+// and makes new ones with a new generation.
+func TestAnswersOfOneGenerationAreOne(t *testing.T) {
+	r := three(t)
+	r.after(planEvery)
+	a := r.answers()
+	a.decided = func(regions.ModelName, regions.CellID) {} // demand would change the plan
+	ask := func() *dnsserver.Answer {
+		answer, _, _ := a.Lookup("llama.inference.test.", british)
+		return answer
+	}
+	r.everybody(nil)
+	r.after(planEvery)
+	gen, before := a.Generation(), ask()
+	r.everybody(nil)
+	r.after(planEvery)
+	if a.Generation() != gen || ask() != before {
+		t.Errorf("generation %d became %d, the answer is the same: %v", gen, a.Generation(), ask() == before)
+	}
+	r.say("eu-west", func(s *regions.Status) { s.Draining = true })
+	r.after(judgeEvery)
+	if a.Generation() == gen || ask() == before {
+		t.Error("a drain left generation or answer as they were")
+	}
+}

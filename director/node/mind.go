@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -149,15 +150,22 @@ func (m *mind) publish(s regions.Snapshot, table *director.Table) {
 		m.log.Warn("model not served by name", "model", model, "why", m.labels.refused[model])
 	}
 	m.synced = m.synced || m.heard()
-	old := m.world.Load()
-	if old == nil || old.table.Hash != table.Hash {
-		m.gen++
-	}
 	w := &world{
 		table: table, geo: m.geo, names: m.labels.names(table, m.why), labels: maps.Clone(m.labels.byLabel),
-		route: m.route, synced: m.synced, gen: m.gen,
+		route: m.route, synced: m.synced, answers: new(sync.Map),
 	}
+	if old := m.world.Load(); old != nil && old.answersAs(w) {
+		w.answers = old.answers
+	} else {
+		m.gen++
+	}
+	w.gen = m.gen
 	m.world.Store(w)
+}
+
+// answersAs reports whether every lookup gives the same in both worlds.
+func (w *world) answersAs(other *world) bool {
+	return w.table.Hash == other.table.Hash && w.synced == other.synced && maps.Equal(w.names, other.names)
 }
 
 // decisive sums up what can't wait for the next plan: verdicts with their
