@@ -127,8 +127,8 @@ func (n *Node) bind() error {
 		}
 		n.listeners = append(n.listeners, l)
 	}
-	if n.opts.Admin != "" {
-		l, err := lc.Listen(ctx, "tcp", n.opts.Admin)
+	if n.opts.Admin.Listen != "" {
+		l, err := lc.Listen(ctx, "tcp", n.opts.Admin.Listen)
 		if err != nil {
 			return fmt.Errorf("admin API: %w", err)
 		}

@@ -61,7 +61,7 @@ func (m *members) options() Options {
 	o := DefaultOptions()
 	o.Zone.Name, o.Zone.Serial = "inference.test", 7
 	o.Zone.NS = []dnsserver.NameServer{{Name: "ns1", Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}}
-	o.DNS, o.Redirect, o.Admin = []string{"127.0.0.1:0"}, []string{"127.0.0.1:0"}, "127.0.0.1:0"
+	o.DNS, o.Redirect, o.Admin.Listen = []string{"127.0.0.1:0"}, []string{"127.0.0.1:0"}, "127.0.0.1:0"
 	o.RouteAddrs = []netip.Addr{netip.MustParseAddr("127.0.0.1")}
 	o.Location, o.Scheme, o.Why = redirect.ByEndpoint, "http", true
 	o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
@@ -424,14 +424,14 @@ func TestNewRefuses(t *testing.T) {
 		{"TTL too short", func(o *Options) { o.TTL = time.Second }, "between 5s and 60s"},
 		{"TTL too long", func(o *Options) { o.TTL = time.Hour }, "between 5s and 60s"},
 		{"no DNS", func(o *Options) { o.DNS = nil }, "no address for DNS"},
-		{"admin for all", func(o *Options) { o.Admin = "0.0.0.0:8088" }, "loopback"},
+		{"admin for all", func(o *Options) { o.Admin.Listen = "0.0.0.0:8088" }, "loopback"},
 		{"no gossip key", func(o *Options) { o.Gossip.Keys = nil }, "key"},
 		{"no name server", func(o *Options) { o.Zone.NS = nil }, "name server"},
 		{"a static record where regions are", func(o *Options) { o.Zone.Static = []string{"x.region IN A 192.0.2.1"} }, "reserved"},
 		{"bad scheme", func(o *Options) { o.Scheme = "gopher" }, "gopher"},
 		{"DNS address taken", func(o *Options) { o.DNS = []string{busy} }, busy},
 		{"redirect address taken", func(o *Options) { o.Redirect = []string{busy} }, busy},
-		{"admin address taken", func(o *Options) { o.Admin = busy }, busy},
+		{"admin address taken", func(o *Options) { o.Admin.Listen = busy }, busy},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			o := m.options()

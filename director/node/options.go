@@ -40,8 +40,12 @@ type Options struct {
 	Location redirect.Location
 	Scheme   string
 	Port     uint16
-	// Admin is the admin API's address, a loopback one; empty for none.
-	Admin string
+	// RedirectTLS serves the redirector over TLS; nil is plain HTTP.
+	RedirectTLS *tls.Config
+	// StateFile keeps the last good state over a restart; empty keeps none.
+	StateFile string
+	// Admin is the admin API.
+	Admin admin.Options
 	// TrustedProxies may say in X-Forwarded-For who the client is.
 	TrustedProxies []netip.Prefix
 	// Why serves _why.<zone>, which tells askers what was decided for them.
@@ -88,9 +92,7 @@ func (o *Options) complete() error {
 	if len(o.DNS) == 0 {
 		errs = append(errs, errors.New("no address for DNS"))
 	}
-	if o.Admin != "" {
-		errs = append(errs, admin.CheckAddress(o.Admin))
-	}
+	errs = append(errs, o.Admin.Check())
 	if o.Geo == nil {
 		var err error
 		o.Geo, err = geo.Default()

@@ -71,6 +71,9 @@ func (a *Agent) assemble() error {
 	o := &a.opts
 	pools := pool.DefaultOptions()
 	pools.Registry = o.Registry
+	if o.Selector != nil {
+		pools.Selector = o.Selector
+	}
 	for _, m := range o.Models {
 		pools.Models = append(pools.Models, m.Name)
 	}
@@ -100,7 +103,7 @@ func (a *Agent) assemble() error {
 	door.Ready, door.Models = a.ready, a.models
 	door.TrustedProxies, door.Version, door.Now = o.TrustedProxies, o.Version, o.Now
 	door.Logger, door.Registry = a.log, o.Registry
-	a.server = gateway.NewServer(gateway.New(door), a.log)
+	a.server = gateway.NewServer(gateway.New(door), o.Head, a.log)
 	return nil
 }
 
@@ -113,10 +116,10 @@ func (a *Agent) bind() error {
 		}
 		a.listeners = append(a.listeners, l)
 	}
-	if a.opts.Admin == "" {
+	if a.opts.Admin.Listen == "" {
 		return nil
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", a.opts.Admin)
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", a.opts.Admin.Listen)
 	if err != nil {
 		return fmt.Errorf("admin API: %w", err)
 	}

@@ -216,10 +216,10 @@ func TestNewRefuses(t *testing.T) {
 		{"no endpoint", func(o *Options) { o.Endpoints = nil }, "no endpoint"},
 		{"an endpoint without addresses", func(o *Options) { o.Endpoints[0].Addrs = nil }, "no address for DNS answers"},
 		{"no pods", func(o *Options) { o.Sources = nil }, "no source of pods"},
-		{"admin for all", func(o *Options) { o.Admin = "0.0.0.0:8088" }, "loopback"},
+		{"admin for all", func(o *Options) { o.Admin.Listen = "0.0.0.0:8088" }, "loopback"},
 		{"no gossip key", func(o *Options) { o.Gossip.Keys = nil }, "key"},
 		{"gateway address taken", func(o *Options) { o.ListenStream, o.Listen = nil, []string{taken.Addr().String()} }, taken.Addr().String()},
-		{"admin address taken", func(o *Options) { o.Admin = taken.Addr().String() }, taken.Addr().String()},
+		{"admin address taken", func(o *Options) { o.Admin.Listen = taken.Addr().String() }, taken.Addr().String()},
 	} {
 		o, _ := m.options("eu-west", "llama")
 		o.Gossip.Bind = free(t)

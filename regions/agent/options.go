@@ -20,6 +20,9 @@ import (
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/admin"
 	"github.com/rhumb-lb/rhumb/regions/discovery"
+	"github.com/rhumb-lb/rhumb/regions/gateway"
+	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
+	"github.com/rhumb-lb/rhumb/regions/pool"
 	"github.com/rhumb-lb/rhumb/regions/proxy"
 )
 
@@ -37,11 +40,20 @@ type Options struct {
 	Sources []discovery.Source
 	// Listen are the gateway's addresses, IP:port.
 	Listen []string
-	// Admin is the admin API's address, a loopback one; empty for none.
-	Admin string
+	// Admin is the admin API.
+	Admin admin.Options
 	// TrustedProxies may say in X-Forwarded-For who the client is.
 	TrustedProxies []netip.Prefix
 	Limits         proxy.Limits
+	// Head bounds requests' heads and idle connections.
+	Head gateway.HeadLimits
+	// TLS serves the gateway over TLS, with HTTP/2 by ALPN; nil serves plain HTTP,
+	// HTTP/1.1 and h2c.
+	TLS *tls.Config
+	// Keys are who may use the gateway; nil lets everybody in.
+	Keys *keyring.Ring
+	// Selector chooses among the pods of a pool; nil is least connections.
+	Selector pool.Selector
 	// Gossip connects the agent to the fleet. Its Name is the agent's.
 	Gossip gossip.Options
 	// Linger is how long a stopping agent goes on taking new requests after it
@@ -77,6 +89,7 @@ type Model struct {
 func DefaultOptions() Options {
 	return Options{
 		Limits: proxy.DefaultLimits(),
+		Head:   gateway.DefaultHeadLimits(),
 		Gossip: gossip.DefaultOptions(),
 		Linger: 25 * time.Second,
 		Grace:  10 * time.Minute,
@@ -102,9 +115,7 @@ func (o *Options) complete() error {
 	if len(o.Sources) == 0 {
 		errs = append(errs, errors.New("no source of pods"))
 	}
-	if o.Admin != "" {
-		errs = append(errs, admin.CheckAddress(o.Admin))
-	}
+	errs = append(errs, o.Admin.Check())
 	if o.ListenStream == nil {
 		o.ListenStream = new(net.ListenConfig).Listen
 	}

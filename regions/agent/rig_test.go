@@ -126,7 +126,7 @@ func (m *members) options(id regions.ID, models ...string) (Options, []*tritonte
 	o := DefaultOptions()
 	o.Region, o.Location = id, regions.Location{Lat: 53_350_000, Lon: -6_260_000}
 	o.Endpoints = []regions.Endpoint{{Scheme: "http", Host: addr.Addr().String(), Port: addr.Port(), Addrs: []netip.Addr{addr.Addr()}}}
-	o.Listen, o.Admin = []string{addr.String()}, "127.0.0.1:0"
+	o.Listen, o.Admin.Listen = []string{addr.String()}, "127.0.0.1:0"
 	// The endpoint must be known before the agent is made.
 	o.ListenStream = func(context.Context, string, string) (net.Listener, error) { return l, nil }
 	o.Gossip = m.gossip(string(id)+"/agent-1", fleet.Request{Role: fleet.RoleRegion, Name: string(id), Grant: fleet.Grant{Endpoints: o.Endpoints}})

@@ -59,7 +59,7 @@ func open(tb testing.TB, tune func(*gateway.Options)) *door {
 		tune(&o)
 	}
 	d.server = httptest.NewUnstartedServer(nil)
-	d.server.Config = gateway.NewServer(gateway.New(o), slog.New(slog.DiscardHandler))
+	d.server.Config = gateway.NewServer(gateway.New(o), gateway.DefaultHeadLimits(), slog.New(slog.DiscardHandler))
 	d.server.Start()
 	tb.Cleanup(d.server.Close)
 	return d

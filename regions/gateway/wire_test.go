@@ -64,7 +64,7 @@ func newWire(tb testing.TB) *wire {
 	forward := proxy.New(o)
 	tb.Cleanup(forward.CloseIdle)
 	server := httptest.NewUnstartedServer(nil)
-	server.Config = gateway.NewServer(gateway.New(gateway.DefaultOptions(forward)), slog.New(slog.DiscardHandler))
+	server.Config = gateway.NewServer(gateway.New(gateway.DefaultOptions(forward)), gateway.DefaultHeadLimits(), slog.New(slog.DiscardHandler))
 	server.Start()
 	tb.Cleanup(server.Close)
 	w.addr = server.Listener.Addr().String()

@@ -140,7 +140,7 @@ func (s *site) options() agent.Options {
 	}
 	o.Sources = []discovery.Source{source}
 	o.Listen = []string{s.layout.Gateway(s.index).String()}
-	o.Admin = s.layout.agentAdmin(s.index).String()
+	o.Admin.Listen = s.layout.agentAdmin(s.index).String()
 	// A client's place can be played from this machine.
 	o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 	o.ListenStream, o.Dial = s.listen, s.gate.dial

@@ -191,7 +191,7 @@ func (w *World) directorOptions(d int) node.Options {
 	if at, ok := l.DNS6(); ok && d == 0 {
 		o.DNS = append(o.DNS, at.String())
 	}
-	o.Redirect, o.Admin = []string{l.Redirect(d).String()}, l.Admin(d).String()
+	o.Redirect, o.Admin.Listen = []string{l.Redirect(d).String()}, l.Admin(d).String()
 	o.Location, o.Scheme, o.Port, o.Why = redirect.ByEndpoint, "http", l.Port, true
 	o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 	o.Logger = w.opts.Logger.With("director", directorName(d))

@@ -34,8 +34,9 @@ var Imports = []Rule{
 	// It is linked into the product, so it must not bring the testing flags along.
 	{Packages: []string{"regions/triton/tritontest"}, May: []string{"regions/triton/inferencepb"}, Never: []string{"testing"}},
 	{Packages: []string{"regions/triton"}, May: []string{"regions", "regions/triton/inferencepb"}},
+	{Packages: []string{"regions/gateway"}, May: []string{"regions", "regions/gateway/keyring"}},
 	{
-		Packages: []string{"regions/probe", "regions/pool", "regions/admit", "regions/gateway", "regions/scale", "regions/clients"},
+		Packages: []string{"regions/probe", "regions/pool", "regions/admit", "regions/gateway/keyring", "regions/scale", "regions/clients"},
 		May:      []string{"regions"},
 	},
 	// The frame of both daemons' admin API.
@@ -47,12 +48,15 @@ var Imports = []Rule{
 	},
 	{Packages: []string{"gossip/fleet"}, May: []string{"regions"}, StdOnly: true},
 	{Packages: []string{"gossip/wire"}, May: []string{"regions"}, Never: outside, Pure: true},
-	{Packages: []string{"gossip"}, May: []string{"regions", "gossip/wire", "gossip/fleet"}},
+	// The queue of what members pass on for each other.
+	{Packages: []string{"gossip/relay"}, StdOnly: true, Never: outside, Pure: true},
+	{Packages: []string{"gossip"}, May: []string{"regions", "gossip/wire", "gossip/fleet", "gossip/relay"}},
 	{Packages: []string{"gossip/gossiptest"}, May: []string{"regions", "gossip", "gossip/wire", "gossip/fleet"}},
 	{Packages: []string{"director"}, May: []string{"regions"}, Never: outside, Pure: true},
 	{Packages: []string{"director/latency"}, May: []string{"regions"}, StdOnly: true, Never: outside, Pure: true},
 	{Packages: []string{"director/geo/..."}, May: []string{"regions", "director/geo"}},
 	{Packages: []string{"director/redirect", "director/dashboard"}, May: []string{"regions", "director"}},
+	{Packages: []string{"director/node/statefile"}, May: []string{"regions", "director", "gossip"}},
 	{
 		Packages: []string{"director/node"},
 		May:      []string{"regions", "director", "director/...", "dnsserver", "gossip", "gossip/wire", "gossip/fleet", "regions/admin"},
@@ -68,14 +72,14 @@ var Imports = []Rule{
 	{
 		Packages: []string{"cmd/internal/config"},
 		May: []string{
-			"regions", "regions/agent", "regions/discovery", "regions/gateway", "gossip", "gossip/fleet",
+			"regions", "regions/admin", "regions/agent", "regions/discovery/...", "regions/gateway/...", "regions/pool", "gossip", "gossip/fleet",
 			"director/node", "director/geo", "director/redirect", "dnsserver",
 		},
 	},
 	{
 		Packages: []string{"cmd/rhumb"},
 		May: []string{
-			"cmd/internal/config", "cmd/internal/telemetry", "regions", "regions/agent", "regions/gateway", "regions/triton/tritontest",
+			"cmd/internal/config", "cmd/internal/telemetry", "regions", "regions/agent", "regions/gateway/...", "regions/triton/tritontest",
 			"director/node", "gossip", "gossip/fleet", "dnsserver", "simulations/...",
 		},
 	},
