@@ -10,11 +10,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/rhumb-lb/rhumb/cmd/internal/telemetry"
+	"github.com/rhumb-lb/rhumb/simulations/layout"
 	"github.com/rhumb-lb/rhumb/simulations/world"
 )
 
 func newDemo() *cobra.Command {
-	layout := world.DefaultLayout()
+	at := layout.Default()
 	var (
 		check    bool
 		failover int
@@ -29,7 +30,7 @@ directors. It prints what to try, then what it sees. Its subcommands play with
 the one that runs.`,
 		Args: cobra.NoArgs,
 		PreRunE: func(cmd *cobra.Command, _ []string) error {
-			err := layout.Check()
+			err := at.Check()
 			times := cmd.Flags().Changed("failover")
 			if check && times {
 				err = errors.Join(err, errors.New("--check and --failover are two ways to run: give one"))
@@ -52,21 +53,21 @@ the one that runs.`,
 			}
 			build := telemetry.ReadBuild()
 			err = world.Demo(cmd.Context(), world.Options{
-				Layout: layout, Logger: log, Version: build.Version,
+				Layout: at, Logger: log, Version: build.Version,
 				Registry: func() *prometheus.Registry { return telemetry.NewRegistry(build) },
 			}, check, cmd.OutOrStdout())
-			if errors.Is(err, world.ErrTaken) {
+			if errors.Is(err, layout.ErrTaken) {
 				return badInput{fmt.Errorf("rhumb demo: %w", err)}
 			}
 			return err
 		},
 	}
-	cmd.PersistentFlags().TextVar(&layout.Net, "net", layout.Net, "the `/16` of loopback to run in")
-	cmd.PersistentFlags().Uint16Var(&layout.Port, "port", layout.Port, "`port` of the gateways and redirectors; all other ports move with it")
+	cmd.PersistentFlags().TextVar(&at.Net, "net", at.Net, "the `/16` of loopback to run in")
+	cmd.PersistentFlags().Uint16Var(&at.Port, "port", at.Port, "`port` of the gateways and redirectors; all other ports move with it")
 	cmd.Flags().BoolVar(&check, "check", false, "run the tour that checks itself, and end")
 	cmd.Flags().IntVar(&failover, "failover", 0, "lose a region in this many fresh `worlds` and print how long it took")
 	cmd.Flags().StringVar(&level, "log", "", "show the daemons' own logs from this `level` on: debug, info, warn or error")
-	cmd.AddCommand(demoOrders(&layout)...)
+	cmd.AddCommand(demoOrders(&at)...)
 	return cmd
 }
 

@@ -9,25 +9,26 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/simulations/layout"
 	"github.com/rhumb-lb/rhumb/simulations/world"
 )
 
 // demoOrders are the commands that play with the running demo.
-func demoOrders(layout *world.Layout) []*cobra.Command {
-	crash := demoOrder(layout, "crash", "Crash a pod of a region (the first, unless another is named)")
+func demoOrders(at *layout.Layout) []*cobra.Command {
+	crash := demoOrder(at, "crash", "Crash a pod of a region (the first, unless another is named)")
 	crash.Use, crash.Args = "crash REGION [POD]", cobra.RangeArgs(1, 2)
 	return []*cobra.Command{
 		crash,
-		demoOrder(layout, "lose", "Kill a region: agent and pods at once, nobody is told"),
-		demoOrder(layout, "darken", "Make a region a black hole: nothing is refused, nothing answers"),
-		demoOrder(layout, "heal", "Undo every fault and drain of a region"),
-		demoOrder(layout, "drain", "Drain a region: what it has ends there, the rest goes elsewhere"),
-		demoOrder(layout, "undrain", "End a region's drain"),
-		demoWeather(layout),
+		demoOrder(at, "lose", "Kill a region: agent and pods at once, nobody is told"),
+		demoOrder(at, "darken", "Make a region a black hole: nothing is refused, nothing answers"),
+		demoOrder(at, "heal", "Undo every fault and drain of a region"),
+		demoOrder(at, "drain", "Drain a region: what it has ends there, the rest goes elsewhere"),
+		demoOrder(at, "undrain", "End a region's drain"),
+		demoWeather(at),
 	}
 }
 
-func demoOrder(layout *world.Layout, do, short string) *cobra.Command {
+func demoOrder(at *layout.Layout, do, short string) *cobra.Command {
 	return &cobra.Command{
 		Use: do + " REGION", Short: short, Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -40,13 +41,13 @@ func demoOrder(layout *world.Layout, do, short string) *cobra.Command {
 				}
 				o.Pod = pod
 			}
-			return send(cmd, *layout, o)
+			return send(cmd, *at, o)
 		},
 	}
 }
 
 // send gives the order; one that is refused was the caller's mistake.
-func send(cmd *cobra.Command, l world.Layout, o world.Order) error {
+func send(cmd *cobra.Command, l layout.Layout, o world.Order) error {
 	err := world.Send(cmd.Context(), l, o)
 	if errors.Is(err, world.ErrRefused) {
 		return badInput{fmt.Errorf("rhumb demo %s: %w", o.Do, err)}
@@ -57,7 +58,7 @@ func send(cmd *cobra.Command, l world.Layout, o world.Order) error {
 	return err
 }
 
-func demoWeather(layout *world.Layout) *cobra.Command {
+func demoWeather(at *layout.Layout) *cobra.Command {
 	o := world.Order{Do: "weather"}
 	var percent int
 	cmd := &cobra.Command{
@@ -67,7 +68,7 @@ func demoWeather(layout *world.Layout) *cobra.Command {
 				return badInput{fmt.Errorf("--loss %d: want 0 to 100 percent", percent)}
 			}
 			o.Loss = regions.Permille(percent * 10)
-			return send(cmd, *layout, o)
+			return send(cmd, *at, o)
 		},
 	}
 	cmd.Flags().DurationVar(&o.Delay, "delay", 0, "one-way `delay`, at most 1s")

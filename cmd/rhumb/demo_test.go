@@ -8,11 +8,11 @@ import (
 	"time"
 
 	"github.com/rhumb-lb/rhumb/regions/regionstest"
-	"github.com/rhumb-lb/rhumb/simulations/world"
+	"github.com/rhumb-lb/rhumb/simulations/layout"
 )
 
 func TestDemoTakesOrders(t *testing.T) {
-	at := []string{"demo", "--net", world.RandomLayout().Net.String(), "--port", "28080"}
+	at := []string{"demo", "--net", layout.Random().Net.String(), "--port", "28080"}
 	ctx, stop := context.WithCancel(context.Background())
 	var out, errs strings.Builder
 	done := make(chan int, 1)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/admin"
+	"github.com/rhumb-lb/rhumb/simulations/layout"
 )
 
 // Order is one thing to do to a running demo.
@@ -73,7 +74,7 @@ var ErrRefused = errors.New("refused")
 
 // Send gives an order to the demo that runs in the layout. The error is an
 // [ErrRefused] if it said no.
-func Send(ctx context.Context, l Layout, o Order) error {
+func Send(ctx context.Context, l layout.Layout, o Order) error {
 	body, err := json.Marshal(o)
 	if err != nil {
 		return err

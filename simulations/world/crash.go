@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 
 	"github.com/rhumb-lb/rhumb/regions/triton/tritontest"
+	"github.com/rhumb-lb/rhumb/simulations/client"
+	"github.com/rhumb-lb/rhumb/simulations/layout"
 )
 
 // crashSlow is by how much the pods are slowed down until the crash: 200 ms and
@@ -21,7 +23,7 @@ type load struct {
 	started int64 // of the model on the region's pods, before the load
 
 	wg    sync.WaitGroup
-	asked []question
+	asked []client.Question
 	begun atomic.Int64 // streams of which the client saw an event
 	mu    sync.Mutex
 	fates map[string]fate // by the request's ID
@@ -29,7 +31,7 @@ type load struct {
 
 // fate is what became of a request.
 type fate struct {
-	generation
+	client.Generation
 	err error
 }
 
@@ -51,11 +53,11 @@ func (l *load) onPods() int64 {
 // ask sends n more requests to the region and waits until its pods have them.
 func (l *load) ask(ctx context.Context, n int, atOnce bool) error {
 	for range n {
-		q := question{model: "llama", id: fmt.Sprintf("load-%d", len(l.asked)), tokens: 30, atOnce: atOnce, from: homes[0]}
+		q := client.Question{Model: "llama", ID: fmt.Sprintf("load-%d", len(l.asked)), Tokens: 30, AtOnce: atOnce, From: client.Homes[0]}
 		l.asked = append(l.asked, q)
 		l.wg.Go(func() { l.follow(ctx, q) })
 	}
-	return until(ctx, func() error {
+	return client.Until(ctx, func() error {
 		if n := l.onPods(); n < int64(len(l.asked)) {
 			return fmt.Errorf("%d of %d requests are on pods", n, len(l.asked))
 		}
@@ -63,26 +65,26 @@ func (l *load) ask(ctx context.Context, n int, atOnce bool) error {
 	})
 }
 
-func (l *load) follow(ctx context.Context, q question) {
-	got, err := generate(ctx, l.tour.client, l.tour.l.gatewayURL(l.site.index), q, func() {
-		if !q.atOnce {
+func (l *load) follow(ctx context.Context, q client.Question) {
+	got, err := l.tour.client.Generate(ctx, l.tour.l.GatewayURL(l.site.index), q, func() {
+		if !q.AtOnce {
 			l.begun.Add(1)
 		}
 	})
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.fates[q.id] = fate{got, err}
+	l.fates[q.ID] = fate{got, err}
 }
 
 // fill puts 50 requests of each kind on the region so that streams run on every
 // pod and none is about to begin: one stream more than two pods have slots for,
 // other requests for the slots that are left, and the rest in the pods' queues.
 func (l *load) fill(ctx context.Context) error {
-	const each, streams, slots = 50, (podsPerRegion-1)*podSlots + 1, podsPerRegion * podSlots
+	const each, streams, slots = 50, (layout.PodsPerRegion-1)*podSlots + 1, layout.PodsPerRegion * podSlots
 	if err := l.ask(ctx, streams, false); err != nil {
 		return err
 	}
-	err := until(ctx, func() error {
+	err := client.Until(ctx, func() error {
 		if n := l.begun.Load(); n < streams {
 			return fmt.Errorf("%d of %d streams have begun", n, streams)
 		}
@@ -109,8 +111,8 @@ func (l *load) check(crashed *tritontest.Pod) (int, error) {
 			return 0, fmt.Errorf("%s failed, though the crashed pod had not begun to stream it: %w", id, f.err)
 		case f.err == nil && cut[id]:
 			return 0, fmt.Errorf("%s was cut by the crash, and its client does not know", id)
-		case cut[id] && (f.events == 0 || errors.Is(f.err, errShort)):
-			return 0, fmt.Errorf("%s was cut after %d events: %w", id, f.events, f.err)
+		case cut[id] && (f.Events == 0 || errors.Is(f.err, client.ErrShort)):
+			return 0, fmt.Errorf("%s was cut after %d events: %w", id, f.Events, f.err)
 		}
 	}
 	if len(cut) == 0 || len(l.fates) != len(l.asked) {
@@ -120,7 +122,7 @@ func (l *load) check(crashed *tritontest.Pod) (int, error) {
 }
 
 func (t *tour) crashed(ctx context.Context) (string, error) {
-	s, err := t.w.site(victim)
+	s, err := t.w.site(client.Victim)
 	if err != nil {
 		return "", err
 	}
@@ -135,7 +137,7 @@ func (t *tour) crashed(ctx context.Context) (string, error) {
 	s.pods[0].Crash()
 	pace(1)
 	l.wg.Wait()
-	if err := errors.Join(err, t.w.Heal(ctx, victim)); err != nil {
+	if err := errors.Join(err, t.w.Heal(ctx, client.Victim)); err != nil {
 		return "", err
 	}
 	cut, err := l.check(s.pods[0])

@@ -10,6 +10,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/simulations/client"
+	"github.com/rhumb-lb/rhumb/simulations/layout"
 )
 
 // Demo runs a world for people: it prints where everything is and what to try,
@@ -52,31 +54,31 @@ func Demo(ctx context.Context, o Options, check bool, out io.Writer) error {
 func (w *World) Welcome(out io.Writer) {
 	l := w.opts.Layout
 	move := ""
-	if l.Net != DefaultLayout().Net {
+	if l.Net != layout.Default().Net {
 		move += " --net " + l.Net.String()
 	}
-	if l.Port != defaultPort {
+	if l.Port != layout.Default().Port {
 		move += fmt.Sprintf(" --port %d", l.Port)
 	}
 	say := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format+"\n", args...) }
-	say("A Rhumb world runs on this machine: zone %s, %d regions, %d directors.\n", Zone, len(places), directors)
-	for i, p := range places {
-		say("  %-13s gateway %-22s %d pods serving %v", p.id, l.Gateway(i), podsPerRegion, p.models)
+	say("A Rhumb world runs on this machine: zone %s, %d regions, %d directors.\n", layout.Zone, len(layout.Places), layout.Directors)
+	for i, p := range layout.Places {
+		say("  %-13s gateway %-22s %d pods serving %v", p.ID, l.Gateway(i), layout.PodsPerRegion, p.Models)
 	}
-	for d := range directors {
-		say("  %-13s DNS %s, redirect %s, admin http://%s", directorName(d), l.DNS(d), l.Redirect(d), l.Admin(d))
+	for d := range layout.Directors {
+		say("  %-13s DNS %s, redirect %s, admin http://%s", layout.DirectorName(d), l.DNS(d), l.Redirect(d), l.Admin(d))
 	}
 	if at, ok := l.DNS6(); ok {
-		say("  %-13s DNS %s too", directorName(0), at)
+		say("  %-13s DNS %s too", layout.DirectorName(0), at)
 	}
 	say("\nAsk as a client in London, Tokyo, California:")
-	for _, h := range homes {
-		say("  dig @%s -p %d %s A +subnet=%s +short", l.DNS(0).Addr(), l.DNS(0).Port(), Zone, regions.Unit(h.addr))
+	for _, h := range client.Homes {
+		say("  dig @%s -p %d %s A +subnet=%s +short", l.DNS(0).Addr(), l.DNS(0).Port(), layout.Zone, regions.Unit(h.Addr))
 	}
 	say("Why there:")
-	say("  dig @%s -p %d _why.%s TXT +subnet=%s +short", l.DNS(1).Addr(), l.DNS(1).Port(), Zone, regions.Unit(homes[0].addr))
+	say("  dig @%s -p %d _why.%s TXT +subnet=%s +short", l.DNS(1).Addr(), l.DNS(1).Port(), layout.Zone, regions.Unit(client.Homes[0].Addr))
 	say("Stream a completion from the nearest region:")
-	say(`  curl -sN -L -H 'X-Forwarded-For: %s' http://%s/v2/models/llama/generate_stream -d '{"text_input":"hi","parameters":{"stream":true,"max_tokens":8}}'`, homes[0].addr, l.Redirect(0))
+	say(`  curl -sN -L -H 'X-Forwarded-For: %s' http://%s/v2/models/llama/generate_stream -d '{"text_input":"hi","parameters":{"stream":true,"max_tokens":8}}'`, client.Homes[0].Addr, l.Redirect(0))
 	say("Play with it, from another terminal:")
 	say("  bin/rhumb demo%s lose eu-west      (or: crash, darken, heal, drain, undrain, weather)", move)
 	say("\nWhat the directors see from here on (Ctrl-C ends the world):")
@@ -108,7 +110,7 @@ func (w *World) Watch(ctx context.Context, tell func(string)) {
 			}
 			for _, m := range r.Models {
 				if n, known := was[m.Name]; known && n != m.Pods.Taking() {
-					tell(fmt.Sprintf("%s: pods for %s in %s: %d, were %d", directorName(0), m.Name, r.ID, m.Pods.Taking(), n))
+					tell(fmt.Sprintf("%s: pods for %s in %s: %d, were %d", layout.DirectorName(0), m.Name, r.ID, m.Pods.Taking(), n))
 				}
 				was[m.Name] = m.Pods.Taking()
 			}

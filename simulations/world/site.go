@@ -16,6 +16,7 @@ import (
 	"github.com/rhumb-lb/rhumb/regions/agent"
 	"github.com/rhumb-lb/rhumb/regions/discovery"
 	"github.com/rhumb-lb/rhumb/regions/triton/tritontest"
+	"github.com/rhumb-lb/rhumb/simulations/layout"
 )
 
 // podSlots is how many sequences a simulated pod runs at a time.
@@ -23,9 +24,9 @@ const podSlots = 8
 
 // site is one region of the world: pods, an agent and the gate to the rest.
 type site struct {
-	place
+	layout.Place
 	index    int
-	layout   Layout
+	where    layout.Layout
 	identity *fleet.Identity
 	gate     *gate
 	pods     []*tritontest.Pod
@@ -47,18 +48,18 @@ type site struct {
 var errEnded = errors.New("the world has ended; start another one")
 
 func (s *site) endpoint() regions.Endpoint {
-	at := s.layout.Gateway(s.index)
+	at := s.where.Gateway(s.index)
 	return regions.Endpoint{Scheme: "http", Host: at.Addr().String(), Port: at.Port(), Addrs: []netip.Addr{at.Addr()}}
 }
 
 // makePods makes the region's pods; they start with the region.
 func (s *site) makePods() {
-	for k := range podsPerRegion {
+	for k := range layout.PodsPerRegion {
 		o := tritontest.DefaultOptions()
-		o.Name = podName(s.id, k)
-		o.Addr, o.MetricsAddr = s.layout.podHTTP(s.index, k).String(), s.layout.podMetric(s.index, k).String()
+		o.Name = layout.PodName(s.ID, k)
+		o.Addr, o.MetricsAddr = s.where.PodHTTP(s.index, k).String(), s.where.PodMetrics(s.index, k).String()
 		o.Logger = s.log
-		for _, name := range s.models {
+		for _, name := range s.Models {
 			m := tritontest.DefaultModel(name)
 			m.Slots = podSlots
 			o.Models = append(o.Models, m)
@@ -73,7 +74,7 @@ func (s *site) start(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return fmt.Errorf("start region %s: %w", s.id, errEnded)
+		return fmt.Errorf("start region %s: %w", s.ID, errEnded)
 	}
 	s.gate.set(false)
 	for _, p := range s.pods {
@@ -98,7 +99,7 @@ func (s *site) start(ctx context.Context) error {
 	go func() {
 		err := a.Run(run)
 		if err != nil && run.Err() == nil {
-			err = fmt.Errorf("region %s ended by itself: %w", s.id, err)
+			err = fmt.Errorf("region %s ended by itself: %w", s.ID, err)
 			select {
 			case s.failed <- err:
 			default: // one is enough to end the world
@@ -121,17 +122,17 @@ func (s *site) watch(ctx context.Context) error {
 
 func (s *site) options() agent.Options {
 	o := agent.DefaultOptions()
-	o.Region, o.Location = s.id, s.at
+	o.Region, o.Location = s.ID, s.At
 	o.Endpoints = []regions.Endpoint{s.endpoint()}
 	var pods []regions.Pod
-	for k := range podsPerRegion {
-		p := regions.Pod{ID: regions.PodID(podName(s.id, k)), HTTP: s.layout.podHTTP(s.index, k), Metrics: s.layout.podMetric(s.index, k)}
-		for _, m := range s.models {
+	for k := range layout.PodsPerRegion {
+		p := regions.Pod{ID: regions.PodID(layout.PodName(s.ID, k)), HTTP: s.where.PodHTTP(s.index, k), Metrics: s.where.PodMetrics(s.index, k)}
+		for _, m := range s.Models {
 			p.Models = append(p.Models, regions.PodModel{Name: regions.ModelName(m), Slots: podSlots})
 		}
 		pods = append(pods, p)
 	}
-	for _, m := range s.models {
+	for _, m := range s.Models {
 		o.Models = append(o.Models, agent.Model{Name: regions.ModelName(m)})
 	}
 	source, err := discovery.NewStatic(pods)
@@ -139,14 +140,14 @@ func (s *site) options() agent.Options {
 		panic(fmt.Sprintf("the demo's own pods: %v", err))
 	}
 	o.Sources = []discovery.Source{source}
-	o.Listen = []string{s.layout.Gateway(s.index).String()}
-	o.Admin.Listen = s.layout.agentAdmin(s.index).String()
+	o.Listen = []string{s.where.Gateway(s.index).String()}
+	o.Admin.Listen = s.where.AgentAdmin(s.index).String()
 	// A client's place can be played from this machine.
 	o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 	o.ListenStream, o.Dial = s.listen, s.gate.dial
 	o.Gossip = s.gossip
-	o.Gossip.Name = string(s.id) + "/agent-1"
-	o.Gossip.Identity, o.Gossip.Bind, o.Gossip.Epochs = s.identity, s.layout.agentGossip(s.index), s.epochs
+	o.Gossip.Name = string(s.ID) + "/agent-1"
+	o.Gossip.Identity, o.Gossip.Bind, o.Gossip.Epochs = s.identity, s.where.AgentGossip(s.index), s.epochs
 	o.Linger, o.Grace = 500*time.Millisecond, 5*time.Second
 	o.Logger, o.Registry, o.Version = s.log, s.world.registry(), s.world.Version
 	return o
@@ -175,7 +176,7 @@ func (s *site) darken() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return fmt.Errorf("darken region %s: %w", s.id, errEnded)
+		return fmt.Errorf("darken region %s: %w", s.ID, errEnded)
 	}
 	s.gate.set(true)
 	return nil
@@ -208,9 +209,9 @@ func (s *site) drain(on bool) error {
 	defer s.mu.Unlock()
 	switch {
 	case s.closed:
-		return fmt.Errorf("drain region %s: %w", s.id, errEnded)
+		return fmt.Errorf("drain region %s: %w", s.ID, errEnded)
 	case s.agent == nil:
-		return fmt.Errorf("region %s is killed; heal it first", s.id)
+		return fmt.Errorf("region %s is killed; heal it first", s.ID)
 	}
 	s.agent.Drain(on, "by rhumb demo")
 	return nil

@@ -10,6 +10,8 @@ import (
 
 	"github.com/rhumb-lb/rhumb/director/node"
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/simulations/client"
+	"github.com/rhumb-lb/rhumb/simulations/layout"
 )
 
 // A storm is a bad day between continents.
@@ -54,11 +56,11 @@ func (b *barometer) read(n *node.Node) {
 // as soon as a director does not see every region ready. It adds all up.
 func (w *World) watchSky(storm context.Context) (barometer, error) {
 	var all barometer
-	each := make([]barometer, directors)
+	each := make([]barometer, layout.Directors)
 	for d := range each {
 		each[d].heard = map[regions.ID]time.Time{}
 	}
-	tick := time.NewTicker(pollEvery)
+	tick := time.NewTicker(client.PollEvery)
 	defer tick.Stop()
 	for storm.Err() == nil {
 		for d, n := range w.directors {
@@ -94,10 +96,10 @@ func (t *tour) stormy(ctx context.Context) (string, error) {
 		sky, err = t.w.watchSky(storm)
 		return err
 	})
-	for i, h := range homes {
+	for i, h := range client.Homes {
 		g.Go(func() error {
 			for storm.Err() == nil {
-				if err := t.whole(ctx, t.l.redirectURL(i%directors), question{model: "llama", tokens: 50, from: h}, h.nearest); err != nil {
+				if err := t.whole(ctx, t.l.RedirectURL(i%layout.Directors), client.Question{Model: "llama", Tokens: 50, From: h}, h.Nearest); err != nil {
 					return err
 				}
 				streams.Add(1)

@@ -5,24 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/http/httptrace"
 	"slices"
 	"time"
 
 	"github.com/rhumb-lb/rhumb/director"
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/simulations/client"
+	"github.com/rhumb-lb/rhumb/simulations/layout"
 )
-
-// patience bounds each wait of the tour: several times what is promised, so that
-// a slow machine does not fail it. The times are printed, not judged.
-const patience = 20 * time.Second
 
 // tour visits a running world and checks what it promises.
 type tour struct {
 	w      *World
-	l      Layout
-	client *http.Client
+	l      layout.Layout
+	client *client.Client
 }
 
 // step is one stop of the tour; it says in a few words what it saw.
@@ -53,8 +50,8 @@ var steps = []step{
 // Check runs the tour on a running world and reports to out: each step with its
 // time. The error joins the steps that failed.
 func (w *World) Check(ctx context.Context, out io.Writer) error {
-	t := &tour{w: w, l: w.opts.Layout, client: newClient()}
-	defer t.client.CloseIdleConnections()
+	t := &tour{w: w, l: w.opts.Layout, client: client.New(w.opts.Layout)}
+	defer t.client.Close()
 	var failed []error
 	begun := time.Now()
 	for i, s := range steps {
@@ -74,39 +71,19 @@ func (w *World) Check(ctx context.Context, out io.Writer) error {
 	return errors.Join(failed...)
 }
 
-// until waits until cond holds, asking every 50 ms; cond's last error says why
-// it never did.
-func until(ctx context.Context, cond func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	tick := time.NewTicker(pollEvery)
-	defer tick.Stop()
-	for {
-		err := cond()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("waited for up to %v: %w", patience, err)
-		case <-tick.C:
-		}
-	}
-}
-
 // settled is nil when every director's table has every region in the wanted
 // state, with pods for all of its models.
 func (w *World) settled(want func(regions.ID) director.State) error {
 	for d, n := range w.directors {
 		t := n.Table()
-		for _, p := range places {
-			have := t.Place(p.id)
-			if have == nil || have.Verdict.State != want(p.id) {
-				return fmt.Errorf("%s does not see %s %s", directorName(d), p.id, want(p.id))
+		for _, p := range layout.Places {
+			have := t.Place(p.ID)
+			if have == nil || have.Verdict.State != want(p.ID) {
+				return fmt.Errorf("%s does not see %s %s", layout.DirectorName(d), p.ID, want(p.ID))
 			}
-			for _, m := range p.models {
-				if want(p.id) == director.Ready && !fits(t, regions.ModelName(m), p.id) {
-					return fmt.Errorf("%s sees no pod of %s for %s", directorName(d), p.id, m)
+			for _, m := range p.Models {
+				if want(p.ID) == director.Ready && !fits(t, regions.ModelName(m), p.ID) {
+					return fmt.Errorf("%s sees no pod of %s for %s", layout.DirectorName(d), p.ID, m)
 				}
 			}
 		}
@@ -128,7 +105,7 @@ func allReady(regions.ID) director.State { return director.Ready }
 
 // Ready waits until both directors see all of the world.
 func (w *World) Ready(ctx context.Context) error {
-	return until(ctx, func() error { return w.settled(allReady) })
+	return client.Until(ctx, func() error { return w.settled(allReady) })
 }
 
 func (t *tour) up(ctx context.Context) (string, error) {
@@ -137,15 +114,15 @@ func (t *tour) up(ctx context.Context) (string, error) {
 
 // everywhere asks both directors over both transports for a name, and fails
 // unless all say the same region.
-func (t *tour) everywhere(ctx context.Context, name string, from home, want regions.ID) error {
-	for d := range directors {
+func (t *tour) everywhere(ctx context.Context, name string, from client.Home, want regions.ID) error {
+	for d := range layout.Directors {
 		for _, tcp := range []bool{false, true} {
-			got, err := t.l.ask(ctx, d, tcp, name, from)
+			got, err := t.client.Ask(ctx, d, tcp, name, from)
 			if err != nil {
 				return err
 			}
 			if got != want {
-				return fmt.Errorf("%s sends %s to %s for %s, want %s", directorName(d), from.name, got, name, want)
+				return fmt.Errorf("%s sends %s to %s for %s, want %s", layout.DirectorName(d), from.Name, got, name, want)
 			}
 		}
 	}
@@ -154,70 +131,70 @@ func (t *tour) everywhere(ctx context.Context, name string, from home, want regi
 
 func (t *tour) continents(ctx context.Context) (string, error) {
 	saw := ""
-	for _, h := range homes {
-		if err := t.everywhere(ctx, Zone, h, h.nearest); err != nil {
+	for _, h := range client.Homes {
+		if err := t.everywhere(ctx, layout.Zone, h, h.Nearest); err != nil {
 			return "", err
 		}
-		if err := t.referred(ctx, h, h.nearest); err != nil {
+		if err := t.referred(ctx, h, h.Nearest); err != nil {
 			return "", err
 		}
-		saw += fmt.Sprintf("%s → %s   ", h.name, h.nearest)
+		saw += fmt.Sprintf("%s → %s   ", h.Name, h.Nearest)
 	}
 	return saw, nil
 }
 
 // referred fails unless both directors redirect to the region.
-func (t *tour) referred(ctx context.Context, from home, want regions.ID) error {
-	for d := range directors {
-		got, err := t.l.redirected(ctx, d, t.client, from)
+func (t *tour) referred(ctx context.Context, from client.Home, want regions.ID) error {
+	for d := range layout.Directors {
+		got, err := t.client.Redirected(ctx, d, from)
 		if err != nil {
 			return err
 		}
 		if got != want {
-			return fmt.Errorf("%s redirects %s to %s, want %s", directorName(d), from.name, got, want)
+			return fmt.Errorf("%s redirects %s to %s, want %s", layout.DirectorName(d), from.Name, got, want)
 		}
 	}
 	return nil
 }
 
 // whole fails unless all of a completion comes from the region.
-func (t *tour) whole(ctx context.Context, base string, q question, want regions.ID) error {
-	g, err := generate(ctx, t.client, base, q, nil)
-	if err == nil && g.region != want {
-		err = fmt.Errorf("answered by %q, want %s", g.region, want)
+func (t *tour) whole(ctx context.Context, base string, q client.Question, want regions.ID) error {
+	g, err := t.client.Generate(ctx, base, q, nil)
+	if err == nil && g.Region != want {
+		err = fmt.Errorf("answered by %q, want %s", g.Region, want)
 	}
 	if err != nil {
-		return fmt.Errorf("%s from %s by %s: %w", q.model, q.from.name, base, err)
+		return fmt.Errorf("%s from %s by %s: %w", q.Model, q.From.Name, base, err)
 	}
 	return nil
 }
 
 func (t *tour) streamed(ctx context.Context) (string, error) {
 	const tokens = 8
-	s, err := t.w.site(victim)
+	s, err := t.w.site(client.Victim)
 	if err != nil {
 		return "", err
 	}
-	fresh := newClient()
-	defer fresh.CloseIdleConnections()
+	fresh := client.New(t.l)
+	defer fresh.Close()
 	for _, again := range []bool{false, true} {
 		var hops []hop
 		completed, running := done(s, "llama"), false
-		g, err := generate(traced(ctx, &hops), fresh, t.l.redirectURL(0), question{model: "llama", tokens: tokens, from: homes[0]}, func() {
+		g, err := fresh.Generate(traced(ctx, &hops), t.l.RedirectURL(0), client.Question{Model: "llama", Tokens: tokens, From: client.Homes[0]}, func() {
 			running = done(s, "llama") == completed
 		})
 		switch {
 		case err != nil:
 			return "", err
-		case g.region != victim:
-			return "", fmt.Errorf("answered by %s, want %s", g.region, victim)
+		case g.Region != client.Victim:
+			return "", fmt.Errorf("answered by %s, want %s", g.Region, client.Victim)
 		case !running:
 			return "", errors.New("the first event came after the last was made")
 		}
 		if want := []hop{{t.l.Redirect(0).String(), again}, {t.l.Gateway(s.index).String(), again}}; !slices.Equal(hops, want) {
 			return "", fmt.Errorf("went over %v, want %v", hops, want)
 		}
-		if err := until(ctx, func() error { return idle(s) }); err != nil {
+		if err := client.Until(ctx, func() error { return idle(s) }); err != nil {
 			return "", err
 		}
 	}
@@ -250,9 +227,9 @@ func done(s *site, model string) int64 {
 // idle is nil when no request is on the region's pods.
 func idle(s *site) error {
 	for _, p := range s.pods {
-		for _, m := range s.models {
+		for _, m := range s.Models {
 			if n := p.Stats(m).InFlight; n > 0 {
-				return fmt.Errorf("%d requests in flight in %s", n, s.id)
+				return fmt.Errorf("%d requests in flight in %s", n, s.ID)
 			}
 		}
 	}
@@ -261,12 +238,12 @@ func idle(s *site) error {
 
 func (t *tour) scarce(ctx context.Context) (string, error) {
 	// From Tokyo, Dublin is nearer than Ashburn by 1,300 km over the pole.
-	tokyo, want := homes[1], regions.ID("eu-west")
-	if err := t.everywhere(ctx, "mistral."+Zone, tokyo, want); err != nil {
+	tokyo, want := client.Homes[1], regions.ID("eu-west")
+	if err := t.everywhere(ctx, "mistral."+layout.Zone, tokyo, want); err != nil {
 		return "", err
 	}
 	// Who asks Tokyo's gateway all the same is forwarded one hop.
-	if err := t.whole(ctx, t.l.gatewayURL(2), question{model: "mistral", tokens: 4, from: tokyo}, want); err != nil {
+	if err := t.whole(ctx, t.l.GatewayURL(2), client.Question{Model: "mistral", Tokens: 4, From: tokyo}, want); err != nil {
 		return "", err
 	}
 	return "mistral from Tokyo → eu-west by DNS, and by one hop from ap-northeast's gateway", nil

@@ -24,6 +24,7 @@ import (
 	"github.com/rhumb-lb/rhumb/gossip"
 	"github.com/rhumb-lb/rhumb/gossip/fleet"
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/simulations/layout"
 )
 
 // fleetLife is how long the demo's certificates are valid.
@@ -31,7 +32,7 @@ const fleetLife = 24 * time.Hour
 
 // Options are what a world is made from.
 type Options struct {
-	Layout Layout
+	Layout layout.Layout
 	// Logger gets the daemons' own logs; nil discards them.
 	Logger *slog.Logger
 	// Tell is called with each change that a director sees; nil for nobody.
@@ -66,7 +67,7 @@ type World struct {
 
 // New makes a world and binds the directors' addresses; the regions start in
 // [World.Run], which also ends what New has made. Taken addresses are an
-// [ErrTaken].
+// [layout.ErrTaken].
 func New(ctx context.Context, o Options) (*World, error) {
 	if err := o.Layout.Check(); err != nil {
 		return nil, err
@@ -99,9 +100,9 @@ func New(ctx context.Context, o Options) (*World, error) {
 func NewAnywhere(ctx context.Context, o Options) (*World, error) {
 	const attempts = 20 // of 254 networks
 	for attempt := 1; ; attempt++ {
-		o.Layout = RandomLayout()
+		o.Layout = layout.Random()
 		w, err := New(ctx, o)
-		if err == nil || attempt == attempts || !errors.Is(err, ErrTaken) {
+		if err == nil || attempt == attempts || !errors.Is(err, layout.ErrTaken) {
 			return w, err
 		}
 	}
@@ -112,11 +113,11 @@ func (w *World) gossipOptions(authority *fleet.Authority) gossip.Options {
 	key := make([]byte, gossip.KeySize)
 	_, _ = rand.Read(key) // never fails
 	var seeds []string
-	for d := range directors {
-		seeds = append(seeds, w.opts.Layout.directorGossip(d).String())
+	for d := range layout.Directors {
+		seeds = append(seeds, w.opts.Layout.DirectorGossip(d).String())
 	}
-	for r := range places {
-		seeds = append(seeds, w.opts.Layout.agentGossip(r).String())
+	for r := range layout.Places {
+		seeds = append(seeds, w.opts.Layout.AgentGossip(r).String())
 	}
 	o := gossip.DefaultOptions()
 	o.Roots, o.Keys, o.Label, o.Seeds = fleet.NewRoots(authority), [][]byte{key}, "demo", gossip.StaticSeeds(seeds...)
@@ -124,13 +125,13 @@ func (w *World) gossipOptions(authority *fleet.Authority) gossip.Options {
 }
 
 func (w *World) makeSites(authority *fleet.Authority, common gossip.Options, now time.Time) error {
-	for i, p := range places {
-		s := &site{place: p, index: i, layout: w.opts.Layout, gate: newGate(), gossip: common, epochs: &epochs{},
-			world: &w.opts, log: w.opts.Logger.With("region", p.id), failed: make(chan error, 1)}
+	for i, p := range layout.Places {
+		s := &site{Place: p, index: i, where: w.opts.Layout, gate: newGate(), gossip: common, epochs: &epochs{},
+			world: &w.opts, log: w.opts.Logger.With("region", p.ID), failed: make(chan error, 1)}
 		s.listen = s.gate.listen
 		var err error
 		s.identity, err = authority.Issue(fleet.Request{
-			Role: fleet.RoleRegion, Name: string(p.id), Grant: fleet.Grant{Endpoints: []regions.Endpoint{s.endpoint()}},
+			Role: fleet.RoleRegion, Name: string(p.ID), Grant: fleet.Grant{Endpoints: []regions.Endpoint{s.endpoint()}},
 		}, now)
 		if err != nil {
 			return err
@@ -149,7 +150,7 @@ func (w *World) impair(own *gate) func(netip.Addr) gossip.Impairment {
 		i := *w.weather.Load()
 		i.Cut = own != nil && own.isShut()
 		for _, s := range w.sites {
-			i.Cut = i.Cut || s.layout.Gateway(s.index).Addr() == peer && s.gate.isShut()
+			i.Cut = i.Cut || s.where.Gateway(s.index).Addr() == peer && s.gate.isShut()
 		}
 		return i
 	}
@@ -160,15 +161,15 @@ func (w *World) makeDirectors(authority *fleet.Authority, common gossip.Options,
 	if err != nil {
 		return err
 	}
-	for d := range directors {
-		identity, err := authority.Issue(fleet.Request{Role: fleet.RoleDirector, Name: directorName(d)}, now)
+	for d := range layout.Directors {
+		identity, err := authority.Issue(fleet.Request{Role: fleet.RoleDirector, Name: layout.DirectorName(d)}, now)
 		if err != nil {
 			return err
 		}
 		o := w.directorOptions(d)
 		o.Geo = earth
 		o.Gossip = common
-		o.Gossip.Name, o.Gossip.Identity, o.Gossip.Bind = directorName(d), identity, w.opts.Layout.directorGossip(d)
+		o.Gossip.Name, o.Gossip.Identity, o.Gossip.Bind = layout.DirectorName(d), identity, w.opts.Layout.DirectorGossip(d)
 		o.Gossip.Impair = w.impair(nil)
 		n, err := node.New(o)
 		if err != nil {
@@ -182,9 +183,9 @@ func (w *World) makeDirectors(authority *fleet.Authority, common gossip.Options,
 func (w *World) directorOptions(d int) node.Options {
 	l := w.opts.Layout
 	o := node.DefaultOptions()
-	o.Zone.Name, o.Zone.Serial = Zone, 1
-	for i := range directors {
-		o.Zone.NS = append(o.Zone.NS, dnsserver.NameServer{Name: directorName(i), Addrs: []netip.Addr{l.DNS(i).Addr()}})
+	o.Zone.Name, o.Zone.Serial = layout.Zone, 1
+	for i := range layout.Directors {
+		o.Zone.NS = append(o.Zone.NS, dnsserver.NameServer{Name: layout.DirectorName(i), Addrs: []netip.Addr{l.DNS(i).Addr()}})
 		o.RouteAddrs = append(o.RouteAddrs, l.Redirect(i).Addr())
 	}
 	o.DNS = []string{l.DNS(d).String()}
@@ -194,12 +195,12 @@ func (w *World) directorOptions(d int) node.Options {
 	o.Redirect, o.Admin.Listen = []string{l.Redirect(d).String()}, l.Admin(d).String()
 	o.Location, o.Scheme, o.Port, o.Why = redirect.ByEndpoint, "http", l.Port, true
 	o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
-	o.Logger = w.opts.Logger.With("director", directorName(d))
+	o.Logger = w.opts.Logger.With("director", layout.DirectorName(d))
 	o.Registry = w.opts.registry()
 	o.OnPlan = func(c node.Change) {
 		for _, v := range c.Verdicts {
 			if w.opts.Tell != nil {
-				w.opts.Tell(Event{directorName(d), v})
+				w.opts.Tell(Event{layout.DirectorName(d), v})
 			}
 		}
 	}
@@ -227,7 +228,7 @@ func (w *World) Run(ctx context.Context) error {
 	for d, n := range w.directors {
 		g.Go(func() error {
 			if err := n.Run(parts); err != nil {
-				return fmt.Errorf("director %s: %w", directorName(d), err)
+				return fmt.Errorf("director %s: %w", layout.DirectorName(d), err)
 			}
 			return nil
 		})
@@ -269,10 +270,10 @@ func (w *World) end() error {
 func (w *World) site(id string) (*site, error) {
 	var known []string
 	for _, s := range w.sites {
-		if string(s.id) == id {
+		if string(s.ID) == id {
 			return s, nil
 		}
-		known = append(known, string(s.id))
+		known = append(known, string(s.ID))
 	}
 	return nil, fmt.Errorf("no region %q; there are %v", id, known)
 }

@@ -4,16 +4,15 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/netip"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/rhumb-lb/rhumb/gossip/gossiptest"
-	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/simulations/client"
+	"github.com/rhumb-lb/rhumb/simulations/layout"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(gossiptest.Patient{M: m}) }
@@ -54,50 +53,16 @@ func TestTour(t *testing.T) {
 func TestFailover(t *testing.T) {
 	const bound = 10 * time.Second
 	for _, x := range losses {
-		all, err := failoverOnce(t.Context(), x)
+		all, err := x.Run(t.Context())
 		if err != nil {
-			t.Fatalf("%s: %v", x.name, err)
+			t.Fatalf("%s: %v", x.Name, err)
 		}
 		for _, m := range all {
-			t.Logf("%s, %s: %v", x.name, m.by, m.after)
-			if m.after > bound {
-				t.Errorf("%s, %s: %v, more than %v", x.name, m.by, m.after, bound)
+			t.Logf("%s, %s: %v", x.Name, m.By, m.After)
+			if m.After > bound {
+				t.Errorf("%s, %s: %v, more than %v", x.Name, m.By, m.After, bound)
 			}
 		}
-	}
-}
-
-// TestGone polls a director that gives these answers in turn, and then its last.
-func TestGone(t *testing.T) {
-	broken := errors.New("SERVFAIL")
-	for _, tt := range []struct {
-		name    string
-		answers []regions.ID
-		err     error
-		after   time.Duration
-		want    string // in the error; empty for none
-	}{
-		{"at once", []regions.ID{heir}, nil, 0, ""},
-		{"later", []regions.ID{victim, victim, heir}, nil, 2 * pollEvery, ""},
-		{"back once", []regions.ID{heir, heir, victim, heir}, nil, 3 * pollEvery, ""},
-		{"never", []regions.ID{victim}, nil, 0, "not out of the answers"},
-		{"to a third region", []regions.ID{victim, "ap-northeast"}, nil, 0, "gave ap-northeast"},
-		{"no answer", []regions.ID{victim, ""}, broken, 0, "SERVFAIL"},
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			left := tt.answers
-			after, err := gone(t.Context(), time.Now(), func(context.Context) (regions.ID, error) {
-				id := left[0]
-				left = left[min(1, len(left)-1):]
-				if id == "" {
-					return "", tt.err
-				}
-				return id, nil
-			})
-			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) || after != tt.after {
-				t.Errorf("%s: %v, %v, want %v, %q", tt.name, after, err, tt.after, tt.want)
-			}
-		})
 	}
 }
 
@@ -136,7 +101,7 @@ func TestOrders(t *testing.T) {
 }
 
 func TestNoDemoThere(t *testing.T) {
-	l := RandomLayout()
+	l := layout.Random()
 	l.Port = 39999
 	if err := Send(t.Context(), l, Order{Do: "heal", Region: "eu-west"}); err == nil || !strings.Contains(err.Error(), "start one with rhumb demo") {
 		t.Errorf("got %v", err)
@@ -144,20 +109,20 @@ func TestNoDemoThere(t *testing.T) {
 }
 
 func TestTakenAddressIsNamed(t *testing.T) {
-	l := RandomLayout()
+	l := layout.Random()
 	taken, err := new(net.ListenConfig).Listen(t.Context(), "tcp", l.Gateway(1).String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = taken.Close() }()
 	_, err = New(t.Context(), Options{Layout: l})
-	if !errors.Is(err, ErrTaken) || !strings.Contains(err.Error(), l.Gateway(1).String()+" (eu-west gateway)") {
+	if !errors.Is(err, layout.ErrTaken) || !strings.Contains(err.Error(), l.Gateway(1).String()+" (eu-west gateway)") {
 		t.Errorf("got %v", err)
 	}
 }
 
 // nothingRuns fails if any address of the layout is in use.
-func nothingRuns(t *testing.T, l Layout) {
+func nothingRuns(t *testing.T, l layout.Layout) {
 	t.Helper()
 	if err := l.TryAll(t.Context()); err != nil {
 		t.Errorf("still running: %v", err)
@@ -167,7 +132,7 @@ func nothingRuns(t *testing.T, l Layout) {
 // TestCancelWhileItStarts ends a world before its start, and at the start of each
 // of its regions: then nothing may be left, and nothing may start any more.
 func TestCancelWhileItStarts(t *testing.T) {
-	for at := -1; at < len(places); at++ {
+	for at := -1; at < len(layout.Places); at++ {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		w, err := NewAnywhere(ctx, Options{})
@@ -228,7 +193,7 @@ func TestRegionEndsByItself(t *testing.T) {
 		doors <- l
 		return l, err
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*client.Patience)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()
@@ -242,23 +207,6 @@ func TestRegionEndsByItself(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	nothingRuns(t, w.opts.Layout)
-}
-
-func TestLayoutCheck(t *testing.T) {
-	for _, tt := range []struct {
-		net  string
-		port uint16
-		ok   bool
-	}{
-		{"127.0.0.0/16", 8080, true}, {"127.9.0.0/16", 18080, true}, {"127.9.1.0/16", 8080, false},
-		{"10.0.0.0/16", 8080, false}, {"127.0.0.0/8", 8080, false}, {"::1/128", 8080, false},
-		{"127.0.0.0/16", 80, false}, {"127.0.0.0/16", 65535, false},
-	} {
-		l := Layout{Net: netip.MustParsePrefix(tt.net), Port: tt.port}
-		if err := l.Check(); (err == nil) != tt.ok {
-			t.Errorf("%s %d: %v", tt.net, tt.port, err)
-		}
-	}
 }
 
 // TestWelcomeWorks runs what the welcome offers for the redirect, and that a
@@ -275,12 +223,12 @@ func TestWelcomeWorks(t *testing.T) {
 	if err := w.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	c := newClient()
-	defer c.CloseIdleConnections()
-	for _, h := range homes {
-		g, err := generate(t.Context(), c, w.opts.Layout.redirectURL(1), question{model: "llama", tokens: 8, from: h}, nil)
-		if err != nil || g.region != h.nearest {
-			t.Errorf("%s: %d events from %s: %v", h.name, g.events, g.region, err)
+	c := client.New(w.opts.Layout)
+	defer c.Close()
+	for _, h := range client.Homes {
+		g, err := c.Generate(t.Context(), w.opts.Layout.RedirectURL(1), client.Question{Model: "llama", Tokens: 8, From: h}, nil)
+		if err != nil || g.Region != h.Nearest {
+			t.Errorf("%s: %d events from %s: %v", h.Name, g.Events, g.Region, err)
 		}
 	}
 }

@@ -1,4 +1,6 @@
-package world
+// Package layout says what a small world consists of and where it listens:
+// three regions of pods, each with an agent, and two directors, on loopback.
+package layout
 
 import (
 	"context"
@@ -25,21 +27,21 @@ const (
 	controlPort = 8089
 )
 
-// directors is how many there are; the first also answers on [::1].
-const directors = 2
+// Directors is how many directors there are; the first also answers on [::1].
+const Directors = 2
 
-// podsPerRegion are enough to lose one and still balance.
-const podsPerRegion = 3
+// PodsPerRegion are enough to lose one and still balance.
+const PodsPerRegion = 3
 
-// place is one of the demo's regions.
-type place struct {
-	id     regions.ID
-	at     regions.Location
-	models []string
+// Place is one of the demo's regions.
+type Place struct {
+	ID     regions.ID
+	At     regions.Location
+	Models []string
 }
 
-// places are the demo's regions, in the order of their networks.
-var places = []place{
+// Places are the demo's regions, in the order of their networks.
+var Places = []Place{
 	{"us-east", regions.Location{Lat: 38_940_000, Lon: -77_450_000}, []string{"llama", "mistral"}},
 	{"eu-west", regions.Location{Lat: 53_350_000, Lon: -6_260_000}, []string{"llama", "mistral"}},
 	{"ap-northeast", regions.Location{Lat: 35_680_000, Lon: 139_690_000}, []string{"llama"}},
@@ -52,15 +54,15 @@ type Layout struct {
 	Port uint16
 }
 
-// DefaultLayout is 127.0.0.0/16 at port 8080.
-func DefaultLayout() Layout {
+// Default is 127.0.0.0/16 at port 8080.
+func Default() Layout {
 	return Layout{Net: netip.MustParsePrefix("127.0.0.0/16"), Port: defaultPort}
 }
 
-// RandomLayout is a random /16 of loopback, so that worlds can run beside each
+// Random is a random /16 of loopback, so that worlds can run beside each
 // other.
-func RandomLayout() Layout {
-	l := DefaultLayout()
+func Random() Layout {
+	l := Default()
 	l.Net = netip.PrefixFrom(netip.AddrFrom4([4]byte{127, byte(1 + rand.IntN(254)), 0, 0}), 16)
 	return l
 }
@@ -103,14 +105,41 @@ func (l Layout) Control() netip.AddrPort { return l.at(0, 1, controlPort) }
 // default network has one, since loopback has a single IPv6 address.
 func (l Layout) DNS6() (netip.AddrPort, bool) {
 	at := netip.AddrPortFrom(netip.IPv6Loopback(), l.DNS(0).Port())
-	return at, l.Net == DefaultLayout().Net && hasIPv6()
+	return at, l.Net == Default().Net && hasIPv6()
 }
 
-func (l Layout) agentAdmin(region int) netip.AddrPort     { return l.at(region+1, 1, adminPort) }
-func (l Layout) agentGossip(region int) netip.AddrPort    { return l.at(region+1, 1, gossipPort) }
-func (l Layout) directorGossip(d int) netip.AddrPort      { return l.at(0, d+1, gossipPort) }
-func (l Layout) podHTTP(region, pod int) netip.AddrPort   { return l.at(region+1, 11+pod, podPort) }
-func (l Layout) podMetric(region, pod int) netip.AddrPort { return l.at(region+1, 11+pod, metricsPort) }
+// AgentAdmin is the address of an agent's admin API.
+func (l Layout) AgentAdmin(region int) netip.AddrPort { return l.at(region+1, 1, adminPort) }
+
+// AgentGossip is where an agent gossips.
+func (l Layout) AgentGossip(region int) netip.AddrPort { return l.at(region+1, 1, gossipPort) }
+
+// DirectorGossip is where a director gossips.
+func (l Layout) DirectorGossip(director int) netip.AddrPort { return l.at(0, director+1, gossipPort) }
+
+// PodHTTP is the address of a pod of a region.
+func (l Layout) PodHTTP(region, pod int) netip.AddrPort { return l.at(region+1, 11+pod, podPort) }
+
+// PodMetrics is the address of a pod's metrics.
+func (l Layout) PodMetrics(region, pod int) netip.AddrPort {
+	return l.at(region+1, 11+pod, metricsPort)
+}
+
+// RegionAt is the region whose gateway has an address.
+func (l Layout) RegionAt(addr netip.Addr) (regions.ID, error) {
+	for r, p := range Places {
+		if l.Gateway(r).Addr() == addr {
+			return p.ID, nil
+		}
+	}
+	return "", fmt.Errorf("%s is the gateway of no region", addr)
+}
+
+// RedirectURL is the base of a director's redirector.
+func (l Layout) RedirectURL(director int) string { return "http://" + l.Redirect(director).String() }
+
+// GatewayURL is the base of a region's gateway.
+func (l Layout) GatewayURL(region int) string { return "http://" + l.Gateway(region).String() }
 
 // hasIPv6 reports whether this machine has ::1.
 func hasIPv6() bool {
@@ -134,20 +163,20 @@ func (l Layout) TryAll(ctx context.Context) error {
 		udp, tcp bool
 	}
 	uses := []use{{l.Control(), "the demo's control", false, true}}
-	for d := range directors {
-		name := directorName(d)
+	for d := range Directors {
+		name := DirectorName(d)
 		uses = append(uses, use{l.DNS(d), name + " DNS", true, true}, use{l.Redirect(d), name + " redirect", false, true},
-			use{l.Admin(d), name + " admin", false, true}, use{l.directorGossip(d), name + " gossip", true, true})
+			use{l.Admin(d), name + " admin", false, true}, use{l.DirectorGossip(d), name + " gossip", true, true})
 	}
 	if at, ok := l.DNS6(); ok {
-		uses = append(uses, use{at, directorName(0) + " DNS", true, true})
+		uses = append(uses, use{at, DirectorName(0) + " DNS", true, true})
 	}
-	for r, p := range places {
-		uses = append(uses, use{l.Gateway(r), string(p.id) + " gateway", false, true},
-			use{l.agentAdmin(r), string(p.id) + " admin", false, true}, use{l.agentGossip(r), string(p.id) + " gossip", true, true})
-		for k := range podsPerRegion {
-			name := podName(p.id, k)
-			uses = append(uses, use{l.podHTTP(r, k), "pod " + name, false, true}, use{l.podMetric(r, k), "pod " + name + " metrics", false, true})
+	for r, p := range Places {
+		uses = append(uses, use{l.Gateway(r), string(p.ID) + " gateway", false, true},
+			use{l.AgentAdmin(r), string(p.ID) + " admin", false, true}, use{l.AgentGossip(r), string(p.ID) + " gossip", true, true})
+		for k := range PodsPerRegion {
+			name := PodName(p.ID, k)
+			uses = append(uses, use{l.PodHTTP(r, k), "pod " + name, false, true}, use{l.PodMetrics(r, k), "pod " + name + " metrics", false, true})
 		}
 	}
 	var errs []error
@@ -178,5 +207,8 @@ func try(ctx context.Context, at netip.AddrPort, udp, tcp bool) error {
 	return nil
 }
 
-func directorName(d int) string               { return fmt.Sprintf("ns%d", d+1) }
-func podName(region regions.ID, k int) string { return fmt.Sprintf("%s-%d", region, k) }
+// DirectorName is the name of a director; they count from 0.
+func DirectorName(director int) string { return fmt.Sprintf("ns%d", director+1) }
+
+// PodName is the name of a region's pod; they count from 0.
+func PodName(region regions.ID, pod int) string { return fmt.Sprintf("%s-%d", region, pod) }
