@@ -1,5 +1,6 @@
 # Needs Go, make, gcc (race detector), git and bash; everything else is a pinned
-# Go module. ARGS and RUNS are passed on: make demo ARGS=--check
+# Go module. ARGS and RUNS are passed on: make demo ARGS=--check. PROCESSES=1 runs
+# the world of demo and failover as a process for each pod, agent and director.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -10,6 +11,7 @@ export GOTOOLCHAIN := local
 
 ARGS ?=
 RUNS ?= 20
+PROCESSES ?=
 
 .PHONY: help
 help: ## list these targets
@@ -23,11 +25,11 @@ build: ## build bin/rhumb
 
 .PHONY: demo
 demo: build ## a whole world on this machine; ARGS=--check tours it and ends
-	bin/rhumb demo $(ARGS)
+	bin/rhumb demo $(if $(PROCESSES),--processes) $(ARGS)
 
 .PHONY: failover
-failover: build ## lose a region RUNS times in fresh worlds; print how long it shows
-	bin/rhumb demo --failover=$(RUNS) $(ARGS)
+failover: build ## lose a region RUNS times; print how long it shows
+	bin/rhumb demo --failover=$(RUNS) $(if $(PROCESSES),--processes) $(ARGS)
 
 .PHONY: bench
 bench: ## run the micro-benchmarks of the hot paths

@@ -3,78 +3,66 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
-	"github.com/rhumb-lb/rhumb/cmd/internal/telemetry"
 	"github.com/rhumb-lb/rhumb/simulations/layout"
-	"github.com/rhumb-lb/rhumb/simulations/world"
 )
 
+// demo is the command's flags.
+type demo struct {
+	layout    layout.Layout
+	check     bool
+	failover  int
+	processes bool
+	level     string
+}
+
 func newDemo() *cobra.Command {
-	at := layout.Default()
-	var (
-		check    bool
-		failover int
-		level    string
-	)
+	d := &demo{layout: layout.Default()}
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Run a whole world on this machine: three regions, two directors",
 		Long: `Run a whole world on this machine, in one process, without root, files or
 internet: three regions of simulated Triton pods, each with its agent, and two
 directors. It prints what to try, then what it sees. Its subcommands play with
-the one that runs.`,
-		Args: cobra.NoArgs,
-		PreRunE: func(cmd *cobra.Command, _ []string) error {
-			err := at.Check()
-			times := cmd.Flags().Changed("failover")
-			if check && times {
-				err = errors.Join(err, errors.New("--check and --failover are two ways to run: give one"))
-			}
-			if times && failover < 1 {
-				err = errors.Join(err, fmt.Errorf("--failover %d: want at least 1", failover))
-			}
-			if err != nil {
-				return badInput{err}
-			}
-			return nil
-		},
+the one that runs.
+
+With --processes the same world runs as people run it: every pod, agent and
+director a process of its own, with keys and configuration in a temporary folder.`,
+		Args:    cobra.NoArgs,
+		PreRunE: func(cmd *cobra.Command, _ []string) error { return d.verify(cmd.Flags().Changed("failover")) },
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			log, err := demoLog(cmd.ErrOrStderr(), level)
-			switch {
-			case err != nil:
-				return badInput{err}
-			case failover > 0:
-				return world.Failover(cmd.Context(), failover, cmd.OutOrStdout())
-			}
-			build := telemetry.ReadBuild()
-			err = world.Demo(cmd.Context(), world.Options{
-				Layout: at, Logger: log, Version: build.Version,
-				Registry: func() *prometheus.Registry { return telemetry.NewRegistry(build) },
-			}, check, cmd.OutOrStdout())
-			if errors.Is(err, layout.ErrTaken) {
-				return badInput{fmt.Errorf("rhumb demo: %w", err)}
-			}
-			return err
+			return d.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	cmd.PersistentFlags().TextVar(&at.Net, "net", at.Net, "the `/16` of loopback to run in")
-	cmd.PersistentFlags().Uint16Var(&at.Port, "port", at.Port, "`port` of the gateways and redirectors; all other ports move with it")
-	cmd.Flags().BoolVar(&check, "check", false, "run the tour that checks itself, and end")
-	cmd.Flags().IntVar(&failover, "failover", 0, "lose a region in this many fresh `worlds` and print how long it took")
-	cmd.Flags().StringVar(&level, "log", "", "show the daemons' own logs from this `level` on: debug, info, warn or error")
-	cmd.AddCommand(demoOrders(&at)...)
+	cmd.PersistentFlags().TextVar(&d.layout.Net, "net", d.layout.Net, "the `/16` of loopback to run in")
+	cmd.PersistentFlags().Uint16Var(&d.layout.Port, "port", d.layout.Port, "`port` of the gateways and redirectors; all other ports move with it")
+	cmd.Flags().BoolVar(&d.check, "check", false, "run the tour that checks itself, and end")
+	cmd.Flags().IntVar(&d.failover, "failover", 0, "lose a region this many `times` and print how long it took")
+	cmd.Flags().BoolVar(&d.processes, "processes", false, "run every pod, agent and director as a process of its own")
+	cmd.Flags().StringVar(&d.level, "log", "", "show the daemons' own logs from this `level` on: debug, info, warn or error")
+	cmd.AddCommand(demoOrders(&d.layout)...)
 	return cmd
 }
 
-// demoLog is silent unless a level was asked for.
-func demoLog(to io.Writer, level string) (*slog.Logger, error) {
-	if level == "" {
-		return slog.New(slog.DiscardHandler), nil
+// verify refuses flags that make no sense, alone or together.
+func (d *demo) verify(times bool) error {
+	err := d.layout.Check()
+	if d.check && times {
+		err = errors.Join(err, errors.New("--check and --failover are two ways to run: give one"))
 	}
-	return telemetry.NewLogger(to, level, "text")
+	if times && d.failover < 1 {
+		err = errors.Join(err, fmt.Errorf("--failover %d: want at least 1", d.failover))
+	}
+	if d.processes && d.layout.Port != layout.Default().Port {
+		err = errors.Join(err, fmt.Errorf("--port %d: a world of processes has the ports of its configuration files; move it with --net", d.layout.Port))
+	}
+	if d.processes && d.level != "" {
+		err = errors.Join(err, errors.New("--log: processes log to files, whose folder is printed"))
+	}
+	if err != nil {
+		return badInput{err}
+	}
+	return nil
 }

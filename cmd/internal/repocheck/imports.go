@@ -63,9 +63,11 @@ var Imports = []Rule{
 	},
 	{Packages: []string{"dnsserver"}},
 	{Packages: []string{"dnsserver/dnstest"}, May: []string{"dnsserver"}},
+	// The configuration files of a small world.
+	{Packages: []string{"deploy/example"}, StdOnly: true},
 	{
 		Packages: []string{"simulations/..."},
-		May:      []string{"regions/...", "gossip/...", "director/...", "dnsserver/...", "simulations/..."},
+		May:      []string{"regions/...", "gossip/...", "director/...", "dnsserver/...", "simulations/...", "deploy/example"},
 	},
 	{Packages: []string{"cmd/internal/telemetry", "cmd/internal/repocheck"}},
 	// It reads a file in the words of regions.
