@@ -1,0 +1,97 @@
+package live
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asDig) != "" {
+		if err := dig(os.Args[1:]); err != nil {
+			_, _ = os.Stderr.WriteString(err.Error() + "\n")
+			os.Exit(9) // as dig does when no server answers
+		}
+		os.Exit(0)
+	}
+	code := m.Run()
+	if built.dir != "" {
+		_ = os.RemoveAll(built.dir)
+	}
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			_, _ = os.Stderr.WriteString(err.Error() + "\n")
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// built is the binary that all tests run, made once.
+var built struct {
+	sync.Once
+	dir string
+	err error
+}
+
+// binary builds rhumb.
+func binary(t *testing.T) string {
+	t.Helper()
+	built.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "rhumb-bin-"); built.err != nil {
+			return
+		}
+		built.err = run(context.Background(), "../..", "go", "build", "-o", filepath.Join(built.dir, "rhumb"), "./cmd/rhumb")
+	})
+	if built.err != nil {
+		t.Fatal(built.err)
+	}
+	return filepath.Join(built.dir, "rhumb")
+}
+
+// TestTour is the whole world as processes: see steps.
+func TestTour(t *testing.T) {
+	w, err := NewAnywhere(t.Context(), Options{Bin: binary(t), Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	err = w.Check(t.Context(), &out)
+	t.Log("\n" + out.String())
+	if err != nil {
+		t.Error(err)
+	}
+	if err := w.End(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for _, p := range w.all() {
+		if strings.Contains(p.lastWords(), "panic") {
+			t.Errorf("%s: %s", p.name, p.lastWords())
+		}
+	}
+}
+
+// TestStrays: a process that can't go on ends the wait for the world, with its
+// last words.
+func TestStrays(t *testing.T) {
+	w, err := NewAnywhere(t.Context(), Options{Bin: binary(t), Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := exec.CommandContext(t.Context(), "kill", "-9", strconv.Itoa(w.agents[0].pid())).Run(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-w.failed; err == nil || !strings.Contains(err.Error(), "us-east ended by itself") {
+		t.Errorf("got %v", err)
+	}
+	if err := w.End(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
