@@ -9,6 +9,7 @@ import (
 type Request struct {
 	Model  ModelName
 	Client netip.Addr // the client itself, after trusted proxies
+	URI    string     // path and query as the client sent them, for hashing
 	// Replayable requests may be sent to another pod if the connection is lost
 	// before the first byte of an answer: stateless generation.
 	Replayable bool

@@ -15,7 +15,7 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.PersistentFlags().StringP("output", "o", "text", "`format` of the output: text or json")
-	root.AddCommand(newCheck(), newDemo(), newKeygen(), newVersion())
+	root.AddCommand(newAgent(), newCheck(), newDemo(), newDirector(), newKeygen(), newPod(), newVersion())
 	return root
 }
 

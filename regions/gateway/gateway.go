@@ -126,6 +126,7 @@ func (g *Gateway) handle(v *visit, r *http.Request) {
 	g.opts.Forward.Forward(v, r, regions.Request{
 		Model:      v.route.model,
 		Client:     v.client,
+		URI:        r.RequestURI,
 		Replayable: v.route.generates(),
 		Streams:    v.route.name == routeGenerateStream,
 	})

@@ -177,7 +177,7 @@ func TestWhatTheForwarderIsTold(t *testing.T) {
 	} {
 		d.notes.reqs = nil
 		d.do(tt.method, tt.path)
-		want := regions.Request{Model: tt.model, Client: netip.MustParseAddr("127.0.0.1"), Replayable: tt.replayable, Streams: tt.streams}
+		want := regions.Request{Model: tt.model, Client: netip.MustParseAddr("127.0.0.1"), URI: tt.path, Replayable: tt.replayable, Streams: tt.streams}
 		if got := fmt.Sprint(d.notes.reqs); got != fmt.Sprint([]regions.Request{want}) {
 			t.Errorf("%s: got %v, want %v", tt.path, got, want)
 		}

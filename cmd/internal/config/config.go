@@ -54,10 +54,13 @@ type Admin struct {
 
 // Gossip is the daemon's place in the fleet's gossip.
 type Gossip struct {
-	Bind    string   `mapstructure:"bind" default:"0.0.0.0:7946"` // UDP and TCP
-	Seeds   []string `mapstructure:"seeds"`                       // host:port of members to join by
-	KeyFile string   `mapstructure:"key_file"`                    // the fleet's gossip key
-	Label   string   `mapstructure:"label" default:"rhumb"`       // keeps fleets apart that share a network
+	Bind string `mapstructure:"bind" default:"0.0.0.0:7946"` // UDP and TCP
+	// Advertise is the IP:port that others are told; empty is Bind, which then must
+	// name an address.
+	Advertise string   `mapstructure:"advertise"`
+	Seeds     []string `mapstructure:"seeds"`                 // host:port of members to join by
+	KeyFile   string   `mapstructure:"key_file"`              // the fleet's gossip key
+	Label     string   `mapstructure:"label" default:"rhumb"` // keeps fleets apart that share a network
 }
 
 // Fleet is the daemon's identity: the fleet's public certificate and a
@@ -123,7 +126,14 @@ type Redirect struct {
 	// Location is "name" for <region>.route.<zone>, or "endpoint" for the
 	// region's own address.
 	Location string `mapstructure:"location" default:"name"`
-	TLS      TLS    `mapstructure:"tls"`
+	// Scheme and Port are those of the regions' gateways in <region>.route.<zone>;
+	// port 0 is the scheme's own.
+	Scheme string `mapstructure:"scheme" default:"https"`
+	Port   int    `mapstructure:"port"`
+	// Addresses are those of all directors' redirectors, for route.<zone>. Empty
+	// means those of the zone's name servers.
+	Addresses []netip.Addr `mapstructure:"addresses"`
+	TLS       TLS          `mapstructure:"tls"`
 }
 
 // Geo says where clients are. An empty File means the built-in country table.
@@ -151,8 +161,14 @@ type Agent struct {
 	Discovery []Discovery `mapstructure:"discovery"`
 	Listen    []string    `mapstructure:"listen"` // the gateway
 	TLS       TLS         `mapstructure:"tls"`
-	Limits    Limits      `mapstructure:"limits"`
-	Auth      Auth        `mapstructure:"auth"`
+	// Balance is how a pod is chosen among those of a model: least-connections,
+	// round-robin, weighted, ip-hash or uri-hash.
+	Balance string `mapstructure:"balance" default:"least-connections"`
+	// Linger is how long a stopping agent still takes new requests: until clients
+	// have heard that they go elsewhere.
+	Linger time.Duration `mapstructure:"linger" default:"25s"`
+	Limits Limits        `mapstructure:"limits"`
+	Auth   Auth          `mapstructure:"auth"`
 }
 
 // Location is a place in degrees, north and east positive.
