@@ -104,6 +104,10 @@ func (n *Node) open() error {
 		return err
 	}
 	n.store.addCert(n.opts.Identity.Cert)
+	if n.restore(n.opts.Memory) {
+		now := n.now()
+		n.syncedAt.Store(&now)
+	}
 	if n.transport = n.opts.Transport; n.transport == nil {
 		s, err := bind(&n.opts, n.metrics)
 		if err != nil {

@@ -49,36 +49,6 @@ type EpochStore interface {
 	Save(epoch uint64) error
 }
 
-// Memory is what a node knows, fit to be kept over a restart. All times are of
-// the wall clock.
-type Memory struct {
-	// Certs are certificates of the fleet, DER.
-	Certs [][]byte
-	// Records are the newest statuses, as they were signed.
-	Records []Remembered
-	// Marks are the highest epoch and version of each record that was ever
-	// believed, Records' own among them, lest an old one pass for new.
-	Marks []Mark
-}
-
-// Remembered is one signed record and when it was heard.
-type Remembered struct {
-	Envelope []byte
-	Heard    time.Time
-}
-
-// Mark is how far one origin's records have come. What is at or below it is a
-// replay.
-type Mark struct {
-	Role           string // of the certificate, as in [fleet.Role]
-	Kind           int32  // as in wire.Kind
-	Origin, Key    string
-	Epoch, Version uint64
-	// NotAfter is when the signer's certificate expires, which makes replays
-	// worthless and the mark with them.
-	NotAfter time.Time
-}
-
 // Received is a record of any kind but STATUS whose signature and signer were
 // checked. It is shared: readers must not change it.
 type Received struct {
