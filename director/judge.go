@@ -103,12 +103,21 @@ func Judge(in Inputs, now time.Time) []Verdict {
 		r := &merged[i]
 		v := judgeRegion(r, probes[r.ID], now)
 		old := in.Control.verdict(r.ID)
+		if old != nil && untried(r, probes[r.ID], now) {
+			v = *old
+			v.Reason = "silent and not yet probed, held as it was"
+		}
 		if old != nil && old.State == Lost && v.State < Leaving && probes[r.ID].Answered < returnProbes {
 			v = Verdict{Region: r.ID, State: Lost, Reason: "was lost, not yet answering steadily"}
 		}
 		out = append(out, v)
 	}
 	return out
+}
+
+// untried reports whether neither witness has said anything yet.
+func untried(r *regions.Region, probe Probe, now time.Time) bool {
+	return now.Sub(r.Heard) >= StaleAfter && !probe.Ever && probe.Failed < failedProbes
 }
 
 func judgeRegion(r *regions.Region, probe Probe, now time.Time) Verdict {
