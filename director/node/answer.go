@@ -10,6 +10,7 @@ import (
 
 	"github.com/rhumb-lb/rhumb/director"
 	"github.com/rhumb-lb/rhumb/director/geo"
+	"github.com/rhumb-lb/rhumb/director/node/statefile"
 	"github.com/rhumb-lb/rhumb/dnsserver"
 	"github.com/rhumb-lb/rhumb/regions"
 )
@@ -26,6 +27,9 @@ type world struct {
 	// is known of learnt names.
 	synced bool
 	gen    uint64
+	// control and learnt are what is kept over a restart besides the statuses.
+	control director.Control
+	learnt  []statefile.Name
 
 	// answers are answerKey → *dnsserver.Answer: same pointer, same bytes. Worlds of
 	// one generation share them.

@@ -17,6 +17,7 @@ type metrics struct {
 	verdict  *prometheus.GaugeVec
 	planned  func(*director.Table)
 	spilling prometheus.Counter
+	unsaved  prometheus.Counter
 }
 
 func newMetrics(r *prometheus.Registry) *metrics {
@@ -27,6 +28,8 @@ func newMetrics(r *prometheus.Registry) *metrics {
 			Name: "rhumb_director_plans_failed_total", Help: "Plans that could not be made: the last one stayed."}),
 		verdict: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "rhumb_director_region_state", Help: "Verdict of a region: 1 in its state, 0 in the others."}, []string{"region", "state"}),
+		unsaved: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rhumb_director_state_saves_failed_total", Help: "Times that the state could not be written to disk."}),
 		spilling: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rhumb_director_spill_rows_sent_total", Help: "Spill rows sent to regions."}),
 	}
@@ -59,7 +62,7 @@ func newMetrics(r *prometheus.Registry) *metrics {
 			}
 		}
 	}
-	r.MustRegister(m.plans, m.broken, m.verdict, m.spilling, planned, capacity)
+	r.MustRegister(m.plans, m.broken, m.verdict, m.spilling, m.unsaved, planned, capacity)
 	return m
 }
 

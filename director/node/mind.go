@@ -45,6 +45,20 @@ type VerdictChange struct {
 	Before director.State
 }
 
+// settings are what of the configuration the mind goes by; they are replaced
+// whole.
+type settings struct {
+	geo   *geo.Map
+	ttl   time.Duration
+	route []netip.Addr
+	why   bool
+	hosts []Host
+}
+
+func (o *Options) settings() *settings {
+	return &settings{geo: o.Geo, ttl: o.TTL, route: o.RouteAddrs, why: o.Why, hosts: o.Hosts}
+}
+
 // mind makes plans and swaps them in whole. Only its own goroutine touches it,
 // but for world.
 type mind struct {
@@ -52,14 +66,12 @@ type mind struct {
 	heard    func() bool // enough of the fleet to deny what is not there
 	probes   func() []director.Probe
 	demand   *demand
-	geo      *geo.Map
-	ttl      time.Duration
-	route    []netip.Addr
-	why      bool
 	log      *slog.Logger
 	metrics  *metrics
 	onPlan   func(Change)
+	wanted   atomic.Pointer[settings] // to change over to at the next step; nil if none
 
+	set     *settings
 	cells   []regions.Cell
 	labels  *labels
 	control director.Control
@@ -69,6 +81,7 @@ type mind struct {
 	places  []latency.Place
 	gen     uint64
 	synced  bool // heard was true at least once
+	fresh   bool // the next world shares no answers with the last
 
 	world atomic.Pointer[world]
 }
@@ -105,6 +118,9 @@ func (m *mind) survive(step func()) {
 
 // step judges, and plans if it is time or something decisive changed.
 func (m *mind) step(now time.Time) {
+	if s := m.wanted.Swap(nil); s != nil {
+		m.change(s)
+	}
 	in := m.inputs()
 	in.Verdicts = director.Judge(in, now)
 	needs := decisive(in)
@@ -128,6 +144,16 @@ func (m *mind) step(now time.Time) {
 	}
 }
 
+// change changes over to new settings. The next step plans with them, and no
+// answer of before is given again.
+func (m *mind) change(s *settings) {
+	m.set, m.cells, m.matrix, m.needs = s, s.geo.Cells(), nil, ""
+	for _, model := range m.labels.configure(s.hosts) {
+		m.log.Warn("model not served by name any more: a host of the zone has its label", "model", model)
+	}
+	m.fresh = true
+}
+
 func (m *mind) inputs() director.Inputs {
 	snapshot := m.snapshot()
 	places := make([]latency.Place, 0, len(snapshot.Reports))
@@ -139,7 +165,7 @@ func (m *mind) inputs() director.Inputs {
 	}
 	return director.Inputs{
 		Snapshot: snapshot, Probes: m.probes(), Cells: m.cells,
-		Latency: m.matrix, Control: m.control, TTL: m.ttl,
+		Latency: m.matrix, Control: m.control, TTL: m.set.ttl,
 	}
 }
 
@@ -151,15 +177,15 @@ func (m *mind) publish(s regions.Snapshot, table *director.Table) {
 	}
 	m.synced = m.synced || m.heard()
 	w := &world{
-		table: table, geo: m.geo, names: m.labels.names(table, m.why), labels: maps.Clone(m.labels.byLabel),
-		route: m.route, synced: m.synced, answers: new(sync.Map),
+		table: table, geo: m.set.geo, names: m.labels.names(table, m.set.why), labels: maps.Clone(m.labels.byLabel),
+		route: m.set.route, control: m.control, learnt: m.labels.learnt(), synced: m.synced, answers: new(sync.Map),
 	}
-	if old := m.world.Load(); old != nil && old.answersAs(w) {
+	if old := m.world.Load(); old != nil && !m.fresh && old.answersAs(w) {
 		w.answers = old.answers
 	} else {
 		m.gen++
 	}
-	w.gen = m.gen
+	w.gen, m.fresh = m.gen, false
 	m.world.Store(w)
 }
 

@@ -161,7 +161,7 @@ func TestDemandMovesThePlan(t *testing.T) {
 	r := newRig(t).region("us-east", virginia, serves("llama", 24, 0)).region("eu-west", dublin, serves("llama", 24, 30))
 	a := r.answers()
 	shareOf := func() int {
-		e, _ := director.Explain(r.world.Load().table, "llama", r.geo.Locate(british.Addr()))
+		e, _ := director.Explain(r.world.Load().table, "llama", r.set.geo.Locate(british.Addr()))
 		return e.Shares["us-east"]
 	}
 	for range 5000 {

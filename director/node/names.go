@@ -3,8 +3,10 @@ package node
 import (
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/rhumb-lb/rhumb/director"
+	"github.com/rhumb-lb/rhumb/director/node/statefile"
 	"github.com/rhumb-lb/rhumb/regions"
 )
 
@@ -33,19 +35,55 @@ type labels struct {
 	apex    regions.ModelName            // what the zone itself stands for
 }
 
-func newLabels(hosts []Host) *labels {
-	l := &labels{byLabel: map[string]regions.ModelName{}, byModel: map[regions.ModelName]string{}, refused: map[regions.ModelName]string{}, fixed: map[string]bool{}}
+// newLabels are those of the configuration, and of those that were learnt before
+// what does not collide with them.
+func newLabels(hosts []Host, before []statefile.Name) *labels {
+	l := &labels{byLabel: map[string]regions.ModelName{}, byModel: map[regions.ModelName]string{}}
+	for _, n := range before {
+		l.byLabel[n.Label], l.byModel[n.Model] = n.Model, n.Label
+	}
+	l.configure(hosts)
+	return l
+}
+
+// configure replaces the labels of the configuration. What was learnt stays where
+// no host of the zone has the label; the models that lost theirs are returned.
+func (l *labels) configure(hosts []Host) (lost []regions.ModelName) {
+	for label := range l.fixed {
+		delete(l.byModel, l.byLabel[label])
+		delete(l.byLabel, label)
+	}
+	l.fixed, l.refused, l.apex = map[string]bool{}, map[regions.ModelName]string{}, regions.Apex
 	for _, h := range hosts {
 		if h.Label == apexLabel {
 			l.apex = h.Model // which goes on having a name of its own
 			continue
 		}
+		if m, taken := l.byLabel[h.Label]; taken && m != h.Model {
+			delete(l.byModel, m)
+			lost = append(lost, m)
+		}
 		l.byLabel[h.Label], l.fixed[h.Label] = h.Model, true
-		if h.Model != regions.Apex {
-			l.byModel[h.Model] = h.Label
+		if h.Model == regions.Apex {
+			continue
+		}
+		if old, ok := l.byModel[h.Model]; ok && old != h.Label && !l.fixed[old] {
+			delete(l.byLabel, old) // a model has one label: the configured one
+		}
+		l.byModel[h.Model] = h.Label
+	}
+	return lost
+}
+
+// learnt are the labels that no configuration gives, sorted.
+func (l *labels) learnt() []statefile.Name {
+	var out []statefile.Name
+	for _, label := range slices.Sorted(maps.Keys(l.byLabel)) {
+		if !l.fixed[label] {
+			out = append(out, statefile.Name{Label: label, Model: l.byLabel[label]})
 		}
 	}
-	return l
+	return out
 }
 
 // learn gives every model of the snapshot that has no label yet the one its

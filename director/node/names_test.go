@@ -122,7 +122,7 @@ func TestLabels(t *testing.T) {
 		},
 	} {
 		t.Run(c.what, func(t *testing.T) {
-			l := newLabels(c.hosts)
+			l := newLabels(c.hosts, nil)
 			for i, s := range c.steps {
 				var told []string
 				for _, m := range l.learn(regions.NewSnapshot(s.heard)) {
@@ -164,7 +164,7 @@ func TestTheZoneItselfCanBeOneModel(t *testing.T) {
 
 func TestNamesOfEverything(t *testing.T) {
 	r := three(t)
-	r.why = false
+	r.set.why = false
 	r.step(r.now)
 	names := r.world.Load().names
 	want := []string{
@@ -184,7 +184,7 @@ func TestNamesOfEverything(t *testing.T) {
 // TestLabelsEndWithTheirModels keeps configured labels for ever and learnt ones
 // for as long as the table has the model.
 func TestLabelsEndWithTheirModels(t *testing.T) {
-	l := newLabels([]Host{{Label: "chat", Model: "gpt"}})
+	l := newLabels([]Host{{Label: "chat", Model: "gpt"}}, nil)
 	l.learn(regions.NewSnapshot([]regions.Report{{Heard: epoch, Status: &regions.Status{
 		Agent: "eu/1", Region: "eu", Models: []regions.ModelStatus{{Name: "llama"}, {Name: "Llama"}},
 	}}}))

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"sync"
 	"time"
@@ -15,10 +14,11 @@ import (
 
 	"github.com/rhumb-lb/rhumb/director"
 	"github.com/rhumb-lb/rhumb/director/latency"
-	"github.com/rhumb-lb/rhumb/director/redirect"
+	"github.com/rhumb-lb/rhumb/director/node/statefile"
 	"github.com/rhumb-lb/rhumb/dnsserver"
 	"github.com/rhumb-lb/rhumb/gossip"
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/admin"
 )
 
 // Node is a director's daemon. Make it with [New], then [Node.Run] it once.
@@ -26,17 +26,20 @@ type Node struct {
 	opts     Options
 	log      *slog.Logger
 	gossip   *gossip.Node
+	keeper   *statefile.Keeper
 	mind     *mind
 	prober   *prober
 	prior    latency.Prior
 	answerer *answerer
 	dns      *dnsserver.Server
-	http     *http.Server // the redirector
+	http     *front // the redirector
+	admin    *admin.Mux
 
 	listeners []net.Listener
-	admin     net.Listener
+	private   net.Listener  // the admin API's, nil if there is none
 	wake      chan struct{} // holds one wake-up of the mind
 	planned   chan struct{} // holds one wake-up of the spiller
+	changed   chan struct{} // holds one wake-up of who saves the state
 	killed    chan struct{}
 	kill      sync.Once
 }
@@ -49,7 +52,7 @@ func New(o Options) (*Node, error) {
 	}
 	n := &Node{
 		opts: o, log: o.Logger.With("component", "director", "director", o.Gossip.Name),
-		wake: make(chan struct{}, 1), planned: make(chan struct{}, 1), killed: make(chan struct{}),
+		wake: make(chan struct{}, 1), planned: make(chan struct{}, 1), changed: make(chan struct{}, 1), killed: make(chan struct{}),
 	}
 	err := n.assemble()
 	if err == nil {
@@ -68,6 +71,10 @@ func (n *Node) assemble() error {
 	o := &n.opts
 	g := o.Gossip
 	g.Logger, g.Registry, g.Now = o.Logger, o.Registry, o.Now
+	counters := newMetrics(o.Registry)
+	n.keeper = statefile.NewKeeper(o.StateFile, canonical(o.Zone.Name), o.Gossip.Name, o.Now(), n.log, counters.unsaved.Inc)
+	kept := n.keeper.State()
+	g.Epochs, g.Memory = n.keeper, kept.Gossip
 	node, err := gossip.New(g)
 	if err != nil {
 		return err
@@ -76,9 +83,9 @@ func (n *Node) assemble() error {
 	n.prober = newProber(o.Dial, o.ProbeTLS, n.log, n.nudge)
 	counts := newDemand()
 	n.mind = &mind{
-		snapshot: node.Snapshot, heard: node.Synced, probes: n.prober.all, demand: counts, geo: o.Geo, ttl: o.TTL,
-		route: o.RouteAddrs, why: o.Why, log: n.log, metrics: newMetrics(o.Registry),
-		cells: o.Geo.Cells(), labels: newLabels(o.Hosts), onPlan: n.onPlan,
+		snapshot: node.Snapshot, heard: node.Synced, probes: n.prober.all, demand: counts,
+		log: n.log, metrics: counters, onPlan: n.onPlan, set: o.settings(), cells: o.Geo.Cells(),
+		labels: newLabels(o.Hosts, kept.Names), control: kept.Control,
 	}
 	n.answerer = &answerer{
 		zone: canonical(o.Zone.Name), now: o.Now, world: &n.mind.world, decided: counts.decided, name: o.Gossip.Name,
@@ -86,32 +93,19 @@ func (n *Node) assemble() error {
 	n.mind.step(o.Now()) // there is always a world, if an empty one
 
 	names := dnsserver.DefaultOptions()
-	names.Zone, names.Listen, names.Answerer = o.Zone, o.DNS, n.answerer
-	names.Zone.Reserved = []string{regionLabel, routeLabel, whyLabel}
+	names.Zone, names.Listen, names.Answerer = dnsZone(o), o.DNS, n.answerer
 	names.NSID, names.Logger, names.Registry = o.Gossip.Name, n.log, o.Registry
 	if n.dns, err = dnsserver.New(names); err != nil {
 		return err
 	}
-	to := redirect.DefaultOptions()
-	to.Zone, to.Location, to.Scheme, to.Port = o.Zone.Name, o.Location, o.Scheme, o.Port
-	to.TrustedProxies, to.Decider, to.Labels = o.TrustedProxies, n.answerer, n.answerer.label
-	to.Logger, to.Registry = n.log, o.Registry
-	handler, err := redirect.New(to)
+	handler, err := n.redirector(o)
 	if err != nil {
 		return err
 	}
-	n.http = redirectServer(handler, n.log)
+	n.http = newFront(handler, o.RedirectTLS, n.log)
+	n.admin = n.adminMux()
+	n.admin.Set(o.Admin)
 	return nil
-}
-
-// redirectServer serves redirects: heads of up to 32 KiB within 5 s, and of
-// bodies only what names the model. A client that sends more is not waited for.
-func redirectServer(h http.Handler, log *slog.Logger) *http.Server {
-	return &http.Server{
-		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 15 * time.Second,
-		IdleTimeout: 60 * time.Second, MaxHeaderBytes: 32 << 10,
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
 }
 
 func (n *Node) bind() error {
@@ -132,7 +126,7 @@ func (n *Node) bind() error {
 		if err != nil {
 			return fmt.Errorf("admin API: %w", err)
 		}
-		n.admin = l
+		n.private = l
 	}
 	return nil
 }
@@ -150,21 +144,19 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.mind.run(parts, n.wake, n.gossip.Changes(), n.opts.Now) })
 	g.Go(func() error { return n.spill(parts, n.planned) })
 	g.Go(func() error { return n.dns.Run(parts) })
+	g.Go(func() error { return n.save(parts) })
 	for _, l := range n.listeners {
 		g.Go(func() error {
-			if err := n.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-				return fmt.Errorf("redirect on %s: %w", l.Addr(), err)
-			}
-			return nil
+			return n.http.serve(l)
 		})
 	}
-	if n.admin != nil {
-		g.Go(func() error { return n.adminMux().Serve(parts, n.admin) })
+	if n.private != nil {
+		g.Go(func() error { return n.admin.Serve(parts, n.private) })
 	}
 	g.Go(func() error {
 		select {
 		case <-parts.Done():
-			return n.http.Close()
+			return n.http.server.Close()
 		case <-n.killed:
 			return errKilled
 		}
@@ -175,6 +167,45 @@ func (n *Node) Run(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// saveEvery is how often the state is written, changed or not: always the same
+// work, 20 KB for three regions, and never more than five seconds of the regions'
+// words are lost. What is learnt or judged anew is written at once, but for
+// saveApart, so that a flapping region does not wear the disk out.
+const (
+	saveEvery = 5 * time.Second
+	saveApart = 500 * time.Millisecond
+)
+
+// save keeps the state every saveEvery and soon after something decisive changed,
+// and once more at the end, until ctx is done. Nothing is kept before enough of
+// the fleet was heard of: what is on disk knows more.
+func (n *Node) save(ctx context.Context) error {
+	tick := time.NewTicker(saveEvery)
+	defer tick.Stop()
+	keep := func() {
+		if w := n.mind.world.Load(); w.synced {
+			n.keeper.Keep(statefile.State{Saved: n.opts.Now().Round(0), Gossip: n.gossip.Memory(), Names: w.learnt, Control: w.control})
+		}
+	}
+	apart := time.NewTimer(0)
+	defer apart.Stop()
+	for ctx.Err() == nil {
+		keep()
+		apart.Reset(saveApart)
+		select {
+		case <-ctx.Done():
+		case <-apart.C:
+		}
+		select {
+		case <-ctx.Done():
+		case <-n.changed:
+		case <-tick.C:
+		}
+	}
+	keep()
+	return nil
 }
 
 // errKilled ends all parts of a killed director.
@@ -227,13 +258,13 @@ func (n *Node) closeAll() {
 		n.dns.Kill()
 	}
 	if n.http != nil {
-		_ = n.http.Close()
+		_ = n.http.server.Close()
 	}
 	for _, l := range n.listeners {
 		_ = l.Close()
 	}
-	if n.admin != nil {
-		_ = n.admin.Close()
+	if n.private != nil {
+		_ = n.private.Close()
 	}
 	if n.gossip != nil {
 		n.gossip.Kill()
@@ -241,19 +272,20 @@ func (n *Node) closeAll() {
 }
 
 // nudge wakes the mind.
-func (n *Node) nudge() {
+func (n *Node) nudge() { wake(n.wake) }
+
+// wake leaves one wake-up, if none waits.
+func wake(c chan<- struct{}) {
 	select {
-	case n.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
 
 func (n *Node) onPlan(c Change) {
 	if c.Urgent {
-		select {
-		case n.planned <- struct{}{}:
-		default:
-		}
+		wake(n.planned)
+		wake(n.changed)
 	}
 	if n.opts.OnPlan != nil {
 		n.opts.OnPlan(c)

@@ -240,7 +240,7 @@ func get(t *testing.T, url string, fields ...string) (*http.Response, string) {
 	return res, string(text)
 }
 
-func (r *running) adminURL() string    { return "http://" + r.admin.Addr().String() }
+func (r *running) adminURL() string    { return "http://" + r.private.Addr().String() }
 func (r *running) redirectURL() string { return "http://" + r.listeners[0].Addr().String() }
 
 // twoRegions is a director that has heard of Dublin and Virginia, both of which
@@ -328,7 +328,7 @@ func TestDirectorFromTheFirstWordToTheLast(t *testing.T) {
 	if err := d.end(); err != nil {
 		t.Errorf("ended with %v", err)
 	}
-	for _, address := range []string{d.Addrs()[0].String(), d.listeners[0].Addr().String(), d.admin.Addr().String()} {
+	for _, address := range []string{d.Addrs()[0].String(), d.listeners[0].Addr().String(), d.private.Addr().String()} {
 		if c, err := new(net.Dialer).DialContext(t.Context(), "tcp", address); err == nil {
 			_ = c.Close()
 			t.Errorf("%s is still open", address)

@@ -75,10 +75,10 @@ func newRig(tb testing.TB, hosts ...Host) *rig {
 			}
 			return all
 		},
-		demand: newDemand(), geo: earth, cells: earth.Cells(), ttl: 20 * time.Second,
-		route: []netip.Addr{netip.MustParseAddr("192.0.2.53")}, why: true,
+		demand: newDemand(), cells: earth.Cells(),
+		set: &settings{geo: earth, ttl: 20 * time.Second, route: []netip.Addr{netip.MustParseAddr("192.0.2.53")}, why: true},
 		log: slog.New(slog.DiscardHandler), metrics: newMetrics(prometheus.NewRegistry()),
-		labels: newLabels(hosts), onPlan: func(c Change) {
+		labels: newLabels(hosts, nil), onPlan: func(c Change) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.changes = append(r.changes, c)

@@ -5,6 +5,9 @@ package admin
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,10 +16,14 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/rhumb-lb/rhumb/regions/livetls"
 )
 
 const (
@@ -55,14 +62,16 @@ func Invalid(format string, args ...any) error {
 
 // Mux is the admin API's routes.
 type Mux struct {
-	mux *http.ServeMux
-	log *slog.Logger
+	mux   *http.ServeMux
+	log   *slog.Logger
+	tls   *livetls.Config
+	token atomic.Pointer[[sha256.Size]byte] // its hash; nil if none is asked for
 }
 
-// NewMux has /metrics of the registry and /healthz, which is 200 while check
+// NewMux is open to this machine until [Mux.Set] says otherwise. It has /metrics of the registry and /healthz, which is 200 while check
 // returns nil and else 503 with the error.
 func NewMux(registry *prometheus.Registry, check func() error, log *slog.Logger) *Mux {
-	m := &Mux{http.NewServeMux(), log}
+	m := &Mux{mux: http.NewServeMux(), log: log, tls: livetls.New(nil)}
 	m.mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry}))
 	m.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		if err := check(); err != nil {
@@ -96,12 +105,20 @@ func (m *Mux) Handle(pattern string, h Handler) {
 	})
 }
 
-// ServeHTTP refuses what a web page in an operator's browser could send, and
-// serves the rest. A page can reach loopback ports in two ways: by a name of its
-// own that resolves to them, which shows in Host, and by a cross-site form,
-// which cannot set the content type to JSON.
+// ServeHTTP refuses who lacks the token and what a web page in an operator's
+// browser could send, and serves the rest. A page can reach loopback ports in two
+// ways: by a name of its own that resolves to them, which shows in Host, and by a
+// cross-site form, which cannot set the content type to JSON. /healthz needs no
+// token: kubelets ask it, and it tells no more than that all is well or why not.
 func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if !addressed(r.Host) {
+	token := m.token.Load()
+	if token != nil && r.URL.Path != "/healthz" && !bears(r, token) {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		http.Error(w, "send the admin token as Authorization: Bearer TOKEN", http.StatusUnauthorized)
+		return
+	}
+	// A page can't know the token, and names are what certificates are for.
+	if token == nil && !addressed(r.Host) {
 		http.Error(w, "the admin API is asked by address or as localhost", http.StatusForbidden)
 		return
 	}
@@ -110,6 +127,31 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	m.mux.ServeHTTP(w, r)
+}
+
+// bears reports whether a request has the token. Hashes of equal length are
+// compared, so that the time tells nothing of it.
+func bears(r *http.Request, token *[sha256.Size]byte) bool {
+	said, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	sum := sha256.Sum256([]byte(said))
+	return ok && subtle.ConstantTimeCompare(sum[:], token[:]) == 1
+}
+
+// Check is the error of changing over to o while the API is served.
+func (m *Mux) Check(o Options) error {
+	return errors.Join(o.Check(), m.tls.Allows(o.TLS))
+}
+
+// Set changes over to the token and certificate of o, which [Mux.Check] must
+// allow.
+func (m *Mux) Set(o Options) {
+	m.tls.Set(o.TLS)
+	if o.Token == "" {
+		m.token.Store(nil)
+		return
+	}
+	sum := sha256.Sum256([]byte(o.Token))
+	m.token.Store(&sum)
 }
 
 func addressed(host string) bool {
@@ -139,6 +181,9 @@ func (m *Mux) Serve(ctx context.Context, l net.Listener) error {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
+	if m.tls.On() {
+		l = tls.NewListener(l, m.tls.Server("http/1.1")) // little is asked here
+	}
 	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("admin API on %s: %w", l.Addr(), err)
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -129,5 +130,50 @@ func TestAddress(t *testing.T) {
 		if CheckAddress(bad) == nil {
 			t.Errorf("%q passed", bad)
 		}
+	}
+}
+
+// TestToken: with a token, only who has it is served, whatever the host is called;
+// health is told to all. Another token counts at once.
+func TestToken(t *testing.T) {
+	m := NewMux(prometheus.NewRegistry(), func() error { return nil }, slog.New(slog.DiscardHandler))
+	m.Handle("GET /api/v1/x", func(*http.Request) (any, error) { return "y", nil })
+	ask := func(path, host, auth string) int {
+		r := httptest.NewRequest(http.MethodGet, path, http.NoBody)
+		r.Host = host
+		if auth != "" {
+			r.Header.Set("Authorization", auth)
+		}
+		w := httptest.NewRecorder()
+		m.ServeHTTP(w, r)
+		return w.Code
+	}
+	m.Set(Options{Token: "one"})
+	for _, tt := range []struct {
+		path, auth string
+		want       int
+	}{
+		{"/api/v1/x", "", 401},
+		{"/api/v1/x", "Bearer two", 401},
+		{"/api/v1/x", "one", 401},
+		{"/api/v1/x", "Bearer one", 200},
+		{"/metrics", "", 401},
+		{"/metrics", "Bearer one", 200},
+		{"/healthz", "", 200},
+	} {
+		if got := ask(tt.path, "admin.example.com", tt.auth); got != tt.want {
+			t.Errorf("%s with %q: %d, want %d", tt.path, tt.auth, got, tt.want)
+		}
+	}
+	m.Set(Options{Token: "two"})
+	if got := ask("/api/v1/x", "admin.example.com", "Bearer one"); got != 401 {
+		t.Errorf("the old token: %d", got)
+	}
+	m.Set(Options{})
+	if got := ask("/api/v1/x", "admin.example.com", ""); got != 403 {
+		t.Errorf("without a token a name of somebody's own: %d", got)
+	}
+	if err := m.Check(Options{Listen: "0.0.0.0:1", Token: "one"}); err == nil {
+		t.Error("a token without TLS opens the API to other machines")
 	}
 }

@@ -39,8 +39,9 @@ var Imports = []Rule{
 		Packages: []string{"regions/probe", "regions/pool", "regions/admit", "regions/gateway/keyring", "regions/scale", "regions/clients"},
 		May:      []string{"regions"},
 	},
-	// The frame of both daemons' admin API.
-	{Packages: []string{"regions/admin"}},
+	// What both daemons serve with: replaceable TLS, and the frame of the admin API.
+	{Packages: []string{"regions/livetls"}, StdOnly: true},
+	{Packages: []string{"regions/admin"}, May: []string{"regions/livetls"}},
 	{Packages: []string{"regions/proxy"}, May: []string{"regions", "regions/pool"}},
 	{
 		Packages: []string{"regions/agent"},
@@ -59,7 +60,7 @@ var Imports = []Rule{
 	{Packages: []string{"director/node/statefile"}, May: []string{"regions", "director", "gossip"}},
 	{
 		Packages: []string{"director/node"},
-		May:      []string{"regions", "director", "director/...", "dnsserver", "gossip", "gossip/wire", "gossip/fleet", "regions/admin"},
+		May:      []string{"regions", "director", "director/...", "dnsserver", "gossip", "gossip/wire", "gossip/fleet", "regions/admin", "regions/livetls"},
 	},
 	{Packages: []string{"dnsserver"}},
 	{Packages: []string{"dnsserver/dnstest"}, May: []string{"dnsserver"}},
