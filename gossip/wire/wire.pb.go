@@ -44,6 +44,7 @@ const (
 	Kind_CERT             Kind = 8  // a certificate of the fleet
 	Kind_PODS             Kind = 9  // pods of a region
 	Kind_RECORD           Kind = 10 // anything else
+	Kind_DIGEST           Kind = 11 // a Digest, by a region's certificate
 )
 
 // Enum value maps for Kind.
@@ -60,6 +61,7 @@ var (
 		8:  "CERT",
 		9:  "PODS",
 		10: "RECORD",
+		11: "DIGEST",
 	}
 	Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -73,6 +75,7 @@ var (
 		"CERT":             8,
 		"PODS":             9,
 		"RECORD":           10,
+		"DIGEST":           11,
 	}
 )
 
@@ -710,6 +713,92 @@ func (x *Model) GetHost() string {
 	return ""
 }
 
+// Digest is the payload of DIGEST: enough of a status for members to see whether
+// they miss something. Epoch and version of its body are those of the status.
+type Digest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Region        string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	Draining      bool                   `protobuf:"varint,2,opt,name=draining,proto3" json:"draining,omitempty"`
+	Stopping      bool                   `protobuf:"varint,3,opt,name=stopping,proto3" json:"stopping,omitempty"`
+	Endpoints     uint64                 `protobuf:"fixed64,4,opt,name=endpoints,proto3" json:"endpoints,omitempty"` // hash, by which to see that they changed
+	Slots         uint64                 `protobuf:"varint,5,opt,name=slots,proto3" json:"slots,omitempty"`          // ready, of all models, in thousandths
+	Load          uint32                 `protobuf:"varint,6,opt,name=load,proto3" json:"load,omitempty"`            // in flight and queued by slots, in thousandths
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Digest) Reset() {
+	*x = Digest{}
+	mi := &file_wire_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Digest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Digest) ProtoMessage() {}
+
+func (x *Digest) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Digest.ProtoReflect.Descriptor instead.
+func (*Digest) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Digest) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *Digest) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
+func (x *Digest) GetStopping() bool {
+	if x != nil {
+		return x.Stopping
+	}
+	return false
+}
+
+func (x *Digest) GetEndpoints() uint64 {
+	if x != nil {
+		return x.Endpoints
+	}
+	return 0
+}
+
+func (x *Digest) GetSlots() uint64 {
+	if x != nil {
+		return x.Slots
+	}
+	return 0
+}
+
+func (x *Digest) GetLoad() uint32 {
+	if x != nil {
+		return x.Load
+	}
+	return 0
+}
+
 // SpillRow is the payload of SPILL.
 type SpillRow struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -725,7 +814,7 @@ type SpillRow struct {
 
 func (x *SpillRow) Reset() {
 	*x = SpillRow{}
-	mi := &file_wire_proto_msgTypes[5]
+	mi := &file_wire_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -737,7 +826,7 @@ func (x *SpillRow) String() string {
 func (*SpillRow) ProtoMessage() {}
 
 func (x *SpillRow) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[5]
+	mi := &file_wire_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -750,7 +839,7 @@ func (x *SpillRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpillRow.ProtoReflect.Descriptor instead.
 func (*SpillRow) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{5}
+	return file_wire_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SpillRow) GetSource() string {
@@ -807,7 +896,7 @@ type SpillTarget struct {
 
 func (x *SpillTarget) Reset() {
 	*x = SpillTarget{}
-	mi := &file_wire_proto_msgTypes[6]
+	mi := &file_wire_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -819,7 +908,7 @@ func (x *SpillTarget) String() string {
 func (*SpillTarget) ProtoMessage() {}
 
 func (x *SpillTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[6]
+	mi := &file_wire_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -832,7 +921,7 @@ func (x *SpillTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpillTarget.ProtoReflect.Descriptor instead.
 func (*SpillTarget) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{6}
+	return file_wire_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SpillTarget) GetRegion() string {
@@ -869,7 +958,7 @@ type Meta struct {
 
 func (x *Meta) Reset() {
 	*x = Meta{}
-	mi := &file_wire_proto_msgTypes[7]
+	mi := &file_wire_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -881,7 +970,7 @@ func (x *Meta) String() string {
 func (*Meta) ProtoMessage() {}
 
 func (x *Meta) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[7]
+	mi := &file_wire_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -894,7 +983,7 @@ func (x *Meta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Meta.ProtoReflect.Descriptor instead.
 func (*Meta) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{7}
+	return file_wire_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Meta) GetProtocol() uint32 {
@@ -929,7 +1018,7 @@ type State struct {
 
 func (x *State) Reset() {
 	*x = State{}
-	mi := &file_wire_proto_msgTypes[8]
+	mi := &file_wire_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -941,7 +1030,7 @@ func (x *State) String() string {
 func (*State) ProtoMessage() {}
 
 func (x *State) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[8]
+	mi := &file_wire_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -954,7 +1043,7 @@ func (x *State) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use State.ProtoReflect.Descriptor instead.
 func (*State) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{8}
+	return file_wire_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *State) GetCerts() [][]byte {
@@ -971,7 +1060,7 @@ func (x *State) GetHeld() []*Held {
 	return nil
 }
 
-// Held is a record as its holder holds it.
+// Held is a record as its holder holds it: in a State, or passed on by itself.
 type Held struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Envelope      []byte                 `protobuf:"bytes,1,opt,name=envelope,proto3" json:"envelope,omitempty"`
@@ -982,7 +1071,7 @@ type Held struct {
 
 func (x *Held) Reset() {
 	*x = Held{}
-	mi := &file_wire_proto_msgTypes[9]
+	mi := &file_wire_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -994,7 +1083,7 @@ func (x *Held) String() string {
 func (*Held) ProtoMessage() {}
 
 func (x *Held) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[9]
+	mi := &file_wire_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1007,7 +1096,7 @@ func (x *Held) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Held.ProtoReflect.Descriptor instead.
 func (*Held) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{9}
+	return file_wire_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Held) GetEnvelope() []byte {
@@ -1035,7 +1124,7 @@ type CertRequest struct {
 
 func (x *CertRequest) Reset() {
 	*x = CertRequest{}
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1047,7 +1136,7 @@ func (x *CertRequest) String() string {
 func (*CertRequest) ProtoMessage() {}
 
 func (x *CertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1060,7 +1149,7 @@ func (x *CertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertRequest.ProtoReflect.Descriptor instead.
 func (*CertRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{10}
+	return file_wire_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CertRequest) GetKeyId() []byte {
@@ -1087,7 +1176,7 @@ type CertResponse struct {
 
 func (x *CertResponse) Reset() {
 	*x = CertResponse{}
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1099,7 +1188,7 @@ func (x *CertResponse) String() string {
 func (*CertResponse) ProtoMessage() {}
 
 func (x *CertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1112,7 +1201,7 @@ func (x *CertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertResponse.ProtoReflect.Descriptor instead.
 func (*CertResponse) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{11}
+	return file_wire_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CertResponse) GetCert() []byte {
@@ -1120,6 +1209,76 @@ func (x *CertResponse) GetCert() []byte {
 		return x.Cert
 	}
 	return nil
+}
+
+// Want asks a member for an agent's status that is newer than epoch and version,
+// which the asker holds. The answer is a Held.
+type Want struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Origin        string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Version       uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	From          string                 `protobuf:"bytes,4,opt,name=from,proto3" json:"from,omitempty"` // the member to answer to
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Want) Reset() {
+	*x = Want{}
+	mi := &file_wire_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Want) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Want) ProtoMessage() {}
+
+func (x *Want) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Want.ProtoReflect.Descriptor instead.
+func (*Want) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Want) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *Want) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Want) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Want) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
 }
 
 var File_wire_proto protoreflect.FileDescriptor
@@ -1176,7 +1335,14 @@ const file_wire_proto_rawDesc = "" +
 	"\fpods_ejected\x18\x0f \x01(\rR\vpodsEjected\x12#\n" +
 	"\rpods_draining\x18\x10 \x01(\rR\fpodsDraining\x12\x1b\n" +
 	"\tpods_gone\x18\x11 \x01(\rR\bpodsGone\x12\x12\n" +
-	"\x04host\x18\x12 \x01(\tR\x04host\"\xbd\x01\n" +
+	"\x04host\x18\x12 \x01(\tR\x04host\"\xa0\x01\n" +
+	"\x06Digest\x12\x16\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\x12\x1a\n" +
+	"\bdraining\x18\x02 \x01(\bR\bdraining\x12\x1a\n" +
+	"\bstopping\x18\x03 \x01(\bR\bstopping\x12\x1c\n" +
+	"\tendpoints\x18\x04 \x01(\x06R\tendpoints\x12\x14\n" +
+	"\x05slots\x18\x05 \x01(\x04R\x05slots\x12\x12\n" +
+	"\x04load\x18\x06 \x01(\rR\x04load\"\xbd\x01\n" +
 	"\bSpillRow\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x126\n" +
@@ -1203,7 +1369,12 @@ const file_wire_proto_rawDesc = "" +
 	"\x06key_id\x18\x01 \x01(\fR\x05keyId\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\tR\x04from\"\"\n" +
 	"\fCertResponse\x12\x12\n" +
-	"\x04cert\x18\x01 \x01(\fR\x04cert*\x95\x01\n" +
+	"\x04cert\x18\x01 \x01(\fR\x04cert\"b\n" +
+	"\x04Want\x12\x16\n" +
+	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\x12\x12\n" +
+	"\x04from\x18\x04 \x01(\tR\x04from*\xa1\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\n" +
 	"\n" +
@@ -1218,7 +1389,9 @@ const file_wire_proto_rawDesc = "" +
 	"\x04PODS\x10\t\x12\n" +
 	"\n" +
 	"\x06RECORD\x10\n" +
-	"*5\n" +
+	"\x12\n" +
+	"\n" +
+	"\x06DIGEST\x10\v*5\n" +
 	"\x06Scheme\x12\x16\n" +
 	"\x12SCHEME_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04HTTP\x10\x01\x12\t\n" +
@@ -1241,7 +1414,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_wire_proto_goTypes = []any{
 	(Kind)(0),            // 0: rhumb.gossip.v1.Kind
 	(Scheme)(0),          // 1: rhumb.gossip.v1.Scheme
@@ -1251,23 +1424,25 @@ var file_wire_proto_goTypes = []any{
 	(*Status)(nil),       // 5: rhumb.gossip.v1.Status
 	(*Endpoint)(nil),     // 6: rhumb.gossip.v1.Endpoint
 	(*Model)(nil),        // 7: rhumb.gossip.v1.Model
-	(*SpillRow)(nil),     // 8: rhumb.gossip.v1.SpillRow
-	(*SpillTarget)(nil),  // 9: rhumb.gossip.v1.SpillTarget
-	(*Meta)(nil),         // 10: rhumb.gossip.v1.Meta
-	(*State)(nil),        // 11: rhumb.gossip.v1.State
-	(*Held)(nil),         // 12: rhumb.gossip.v1.Held
-	(*CertRequest)(nil),  // 13: rhumb.gossip.v1.CertRequest
-	(*CertResponse)(nil), // 14: rhumb.gossip.v1.CertResponse
+	(*Digest)(nil),       // 8: rhumb.gossip.v1.Digest
+	(*SpillRow)(nil),     // 9: rhumb.gossip.v1.SpillRow
+	(*SpillTarget)(nil),  // 10: rhumb.gossip.v1.SpillTarget
+	(*Meta)(nil),         // 11: rhumb.gossip.v1.Meta
+	(*State)(nil),        // 12: rhumb.gossip.v1.State
+	(*Held)(nil),         // 13: rhumb.gossip.v1.Held
+	(*CertRequest)(nil),  // 14: rhumb.gossip.v1.CertRequest
+	(*CertResponse)(nil), // 15: rhumb.gossip.v1.CertResponse
+	(*Want)(nil),         // 16: rhumb.gossip.v1.Want
 }
 var file_wire_proto_depIdxs = []int32{
 	0,  // 0: rhumb.gossip.v1.Body.kind:type_name -> rhumb.gossip.v1.Kind
 	6,  // 1: rhumb.gossip.v1.Status.endpoints:type_name -> rhumb.gossip.v1.Endpoint
 	7,  // 2: rhumb.gossip.v1.Status.models:type_name -> rhumb.gossip.v1.Model
 	1,  // 3: rhumb.gossip.v1.Endpoint.scheme:type_name -> rhumb.gossip.v1.Scheme
-	9,  // 4: rhumb.gossip.v1.SpillRow.targets:type_name -> rhumb.gossip.v1.SpillTarget
+	10, // 4: rhumb.gossip.v1.SpillRow.targets:type_name -> rhumb.gossip.v1.SpillTarget
 	6,  // 5: rhumb.gossip.v1.SpillTarget.endpoint:type_name -> rhumb.gossip.v1.Endpoint
 	2,  // 6: rhumb.gossip.v1.Meta.role:type_name -> rhumb.gossip.v1.Role
-	12, // 7: rhumb.gossip.v1.State.held:type_name -> rhumb.gossip.v1.Held
+	13, // 7: rhumb.gossip.v1.State.held:type_name -> rhumb.gossip.v1.Held
 	8,  // [8:8] is the sub-list for method output_type
 	8,  // [8:8] is the sub-list for method input_type
 	8,  // [8:8] is the sub-list for extension type_name
@@ -1286,7 +1461,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
