@@ -15,6 +15,9 @@ type Request struct {
 	Replayable bool
 	// Streams is true where the answer is a stream of events.
 	Streams bool
+	// HasKey is true where the request carries an API key of the gateway, which is
+	// no business of the pods.
+	HasKey bool
 	// Tried are pods that already failed this request; they are not chosen again.
 	Tried []PodID
 }

@@ -13,7 +13,9 @@ import (
 	"github.com/rhumb-lb/rhumb/gossip"
 	"github.com/rhumb-lb/rhumb/gossip/wire"
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/admin"
 	"github.com/rhumb-lb/rhumb/regions/gateway"
+	"github.com/rhumb-lb/rhumb/regions/livetls"
 	"github.com/rhumb-lb/rhumb/regions/pool"
 	"github.com/rhumb-lb/rhumb/regions/probe"
 	"github.com/rhumb-lb/rhumb/regions/proxy"
@@ -22,23 +24,27 @@ import (
 
 // Agent is a region's daemon. Make it with [New], then [Agent.Run] it once.
 type Agent struct {
-	opts   Options
-	log    *slog.Logger
-	pool   *pool.Pool
-	runner *probe.Runner
-	gossip *gossip.Node
-	spill  *spiller
-	proxy  *proxy.Proxy
-	server *http.Server
+	opts    Options
+	log     *slog.Logger
+	pool    *pool.Pool
+	runner  *probe.Runner
+	gossip  *gossip.Node
+	spill   *spiller
+	proxy   *proxy.Proxy
+	gateway *gateway.Gateway
+	server  *http.Server
+	tls     *livetls.Config
+	admin   *admin.Mux
 
 	listeners []net.Listener
-	admin     net.Listener // nil if there is no admin API
+	private   net.Listener // the admin API's, nil if there is none
 
-	drain   atomic.Pointer[drain]
-	stopped atomic.Int64  // when the agent was told to end, Unix ns; 0 if not yet
-	news    chan struct{} // holds one wake-up of the publisher
-	killed  chan struct{}
-	kill    sync.Once
+	drain    atomic.Pointer[drain]
+	farewell atomic.Pointer[farewell]
+	stopped  atomic.Int64  // when the agent was told to end, Unix ns; 0 if not yet
+	news     chan struct{} // holds one wake-up of the publisher
+	killed   chan struct{}
+	kill     sync.Once
 
 	podsMu sync.Mutex
 	pods   [][]regions.Pod // by source; guarded by podsMu
@@ -55,6 +61,7 @@ func New(o Options) (*Agent, error) {
 		news: make(chan struct{}, 1), killed: make(chan struct{}), pods: make([][]regions.Pod, len(o.Sources)),
 	}
 	a.drain.Store(&drain{})
+	a.farewell.Store(&farewell{o.Linger, o.Grace})
 	if err := a.assemble(); err != nil {
 		return nil, fmt.Errorf("agent of region %s: %w", o.Region, err)
 	}
@@ -101,9 +108,14 @@ func (a *Agent) assemble() error {
 	})
 	door := gateway.DefaultOptions(a.proxy)
 	door.Ready, door.Models = a.ready, a.models
-	door.TrustedProxies, door.Version, door.Now = o.TrustedProxies, o.Version, o.Now
+	door.Policy, door.Version, door.Now = o.policy(), o.Version, o.Now
 	door.Logger, door.Registry = a.log, o.Registry
-	a.server = gateway.NewServer(gateway.New(door), o.Head, a.log)
+	a.gateway = gateway.New(door)
+	a.server = gateway.NewServer(a.gateway, o.Head, a.log)
+	a.tls = livetls.New(o.TLS)
+	a.server.TLSConfig = a.tls.Server("h2", "http/1.1")
+	a.admin = a.adminMux()
+	a.admin.Set(o.Admin)
 	return nil
 }
 
@@ -123,7 +135,7 @@ func (a *Agent) bind() error {
 	if err != nil {
 		return fmt.Errorf("admin API: %w", err)
 	}
-	a.admin = l
+	a.private = l
 	return nil
 }
 
@@ -131,8 +143,8 @@ func (a *Agent) closeListeners() {
 	for _, l := range a.listeners {
 		_ = l.Close()
 	}
-	if a.admin != nil {
-		_ = a.admin.Close()
+	if a.private != nil {
+		_ = a.private.Close()
 	}
 	a.gossip.Kill()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"time"
@@ -34,14 +35,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	for _, l := range a.listeners {
 		g.Go(func() error {
-			if err := a.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-				return fmt.Errorf("gateway on %s: %w", l.Addr(), err)
-			}
-			return nil
+			return a.serve(l)
 		})
 	}
-	if a.admin != nil {
-		g.Go(func() error { return a.adminMux().Serve(parts, a.admin) })
+	if a.private != nil {
+		g.Go(func() error { return a.admin.Serve(parts, a.private) })
 	}
 	g.Go(func() error {
 		defer stop(nil)
@@ -63,6 +61,20 @@ func (a *Agent) Run(ctx context.Context) error {
 	return err
 }
 
+// serve serves the gateway on a listener until the server ends.
+func (a *Agent) serve(l net.Listener) error {
+	var err error
+	if a.tls.On() {
+		err = a.server.ServeTLS(l, "", "")
+	} else {
+		err = a.server.Serve(l)
+	}
+	if !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("gateway on %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
 func (a *Agent) isKilled() bool {
 	select {
 	case <-a.killed:
@@ -75,9 +87,10 @@ func (a *Agent) isKilled() bool {
 // leave is the graceful end, in its order.
 func (a *Agent) leave(ctx context.Context) error {
 	a.stopped.Store(a.opts.Now().UnixNano())
-	a.log.Info("stopping", "linger", a.opts.Linger, "grace", a.opts.Grace)
+	last := *a.farewell.Load()
+	a.log.Info("stopping", "linger", last.linger, "grace", last.grace)
 	a.nudge()
-	linger := time.NewTimer(a.opts.Linger)
+	linger := time.NewTimer(last.linger)
 	defer linger.Stop()
 	select {
 	case <-linger.C:
@@ -86,10 +99,10 @@ func (a *Agent) leave(ctx context.Context) error {
 	case <-ctx.Done():
 		return a.server.Close()
 	}
-	ctx, cancel := context.WithTimeout(ctx, a.opts.Grace)
+	ctx, cancel := context.WithTimeout(ctx, last.grace)
 	defer cancel()
 	if err := a.server.Shutdown(ctx); err != nil && !a.isKilled() {
-		a.log.Warn("streams cut", "after", a.opts.Grace, "error", err)
+		a.log.Warn("streams cut", "after", last.grace, "error", err)
 		return a.server.Close()
 	}
 	return nil

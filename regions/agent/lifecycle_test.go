@@ -90,7 +90,7 @@ func TestGracefulEnd(t *testing.T) {
 	if err := s.end(); err != nil {
 		t.Errorf("ended with %v", err)
 	}
-	if !refused(s.admin.Addr().String()) {
+	if !refused(s.private.Addr().String()) {
 		t.Error("the admin API is still there")
 	}
 	regionstest.Eventually(t, patience, func() bool { return m.stateOf(o.Gossip.Name) == gossip.MemberLeft }, "it said goodbye")
@@ -138,7 +138,7 @@ func TestKill(t *testing.T) {
 		t.Fatalf("no stream: %v", err)
 	}
 	s.Kill()
-	for _, address := range []string{s.Addrs()[0].String(), s.admin.Addr().String(), s.gossip.Addrs()[0].String()} {
+	for _, address := range []string{s.Addrs()[0].String(), s.private.Addr().String(), s.gossip.Addrs()[0].String()} {
 		if !refused(address) {
 			t.Errorf("%s is still open", address)
 		}

@@ -1,6 +1,59 @@
 package agent
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
 
-// Reload changes over to new options while requests go on.
-func (a *Agent) Reload(Options) error { return errors.ErrUnsupported }
+	"github.com/rhumb-lb/rhumb/regions/gateway"
+)
+
+// farewell is how long a stopping agent goes on; see Options.
+type farewell struct{ linger, grace time.Duration }
+
+// policy is who the gateway lets in.
+func (o *Options) policy() gateway.Policy {
+	return gateway.Policy{TrustedProxies: o.TrustedProxies, Keys: o.Keys}
+}
+
+// Reload changes over to new options while requests go on: trusted proxies, API
+// keys, limits, certificates, the admin API's token, Linger and Grace. Requests
+// that are under way end by what they began with. If anything in them is wrong, or
+// something else differs, nothing changes and the error says what. It is not to be
+// called twice at the same time.
+func (a *Agent) Reload(o Options) error {
+	if err := errors.Join(o.complete(), a.fixed(&o)); err != nil {
+		return fmt.Errorf("agent of region %s: %w", a.opts.Region, err)
+	}
+	a.gateway.SetPolicy(o.policy())
+	a.proxy.SetLimits(o.Limits)
+	a.tls.Set(o.TLS)
+	a.admin.Set(o.Admin)
+	a.farewell.Store(&farewell{o.Linger, o.Grace})
+	return nil
+}
+
+// fixed is the error of options that can't change while the agent runs.
+func (a *Agent) fixed(o *Options) error {
+	var names []string
+	for name, differs := range map[string]bool{
+		"the region":                o.Region != a.opts.Region || o.Location != a.opts.Location,
+		"gateway listeners":         !slices.Equal(o.Listen, a.opts.Listen),
+		"the admin listener":        o.Admin.Listen != a.opts.Admin.Listen,
+		"models":                    !slices.Equal(o.Models, a.opts.Models),
+		"limits of requests' heads": o.Head != a.opts.Head,
+		"the agent's name":          o.Gossip.Name != a.opts.Gossip.Name,
+	} {
+		if differs {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	err := errors.Join(a.tls.Allows(o.TLS), a.admin.Check(o.Admin))
+	if len(names) > 0 {
+		err = errors.Join(err, fmt.Errorf("only a restart can change %s", strings.Join(names, ", ")))
+	}
+	return err
+}

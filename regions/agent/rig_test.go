@@ -217,7 +217,7 @@ func (s *site) end() error {
 }
 
 func (s *site) url(path string) string      { return "http://" + s.Addrs()[0].String() + path }
-func (s *site) adminURL(path string) string { return "http://" + s.admin.Addr().String() + path }
+func (s *site) adminURL(path string) string { return "http://" + s.private.Addr().String() + path }
 
 // do sends a request with fields given as name, value pairs, and reads the whole
 // answer.

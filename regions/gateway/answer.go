@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
 )
@@ -15,6 +16,7 @@ type refusal struct {
 	text   string
 	allow  string // the method of a 405
 	hangUp bool   // the connection is closed after it
+	retry  int    // seconds after which a 429 may come again
 }
 
 // Error is what the client is told.
@@ -27,12 +29,37 @@ func badRequest(text string) error {
 // notFound has Triton's words for a path that it does not know.
 func notFound() error { return &refusal{status: http.StatusNotFound, text: "Not Found"} }
 
+// unauthorized is the answer to no key and to a wrong one alike.
+func unauthorized() error {
+	return &refusal{status: http.StatusUnauthorized, text: "send a valid API key as Authorization: Bearer KEY"}
+}
+
+// tooMany refuses for a while. Retry-After has whole seconds (RFC 9110 section
+// 10.2.3): rounded up, so that who heeds it is admitted.
+func tooMany(wait time.Duration) error {
+	return &refusal{
+		status: http.StatusTooManyRequests, text: "too many requests for this API key",
+		retry: int((wait + time.Second - 1) / time.Second),
+	}
+}
+
+// forbidden is the same for models that exist and that do not.
+func forbidden() error {
+	return &refusal{status: http.StatusForbidden, text: "this API key is not for this model"}
+}
+
 // reply answers a refused request in Triton's shape.
 func reply(w http.ResponseWriter, err error) {
 	no := &refusal{status: http.StatusInternalServerError, text: "internal error"}
 	errors.As(err, &no)
 	if no.allow != "" {
 		w.Header().Set("Allow", no.allow)
+	}
+	switch no.status {
+	case http.StatusUnauthorized:
+		w.Header().Set("WWW-Authenticate", "Bearer")
+	case http.StatusTooManyRequests:
+		w.Header().Set("Retry-After", strconv.Itoa(no.retry))
 	}
 	if no.hangUp {
 		w.Header().Set("Connection", "close")
@@ -89,7 +116,9 @@ func (g *Gateway) listed(m regions.ModelName) listed {
 func (g *Gateway) list(v *visit) {
 	data := []listed{}
 	for _, m := range g.opts.Models() {
-		data = append(data, g.listed(m))
+		if v.key.Allows(m) {
+			data = append(data, g.listed(m))
+		}
 	}
 	writeJSON(v, http.StatusOK, struct {
 		Object string   `json:"object"`

@@ -2,10 +2,9 @@
 // who sent it and which model it is for, and hands it to the proxy.
 //
 // A request passes through, in this order: vetting of its form (refused with
-// 400, 431), who sent it, the route (404, 405), and the proxy. What refuses by
-// sender, first keys and then limits, has its place in [Gateway.handle] between
-// form and route, so that nothing is told of routes and models to who has no
-// key.
+// 400, 431), who sent it, the API key (401) and its rate (429), the route (404,
+// 405), the key's models (403), and the proxy. Keys come before routes, so that
+// nothing is told of routes and models to who has no key.
 package gateway
 
 import (
@@ -13,10 +12,13 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
 )
 
 // Forwarder sends a request to a pod of req.Model and answers with what comes
@@ -37,9 +39,8 @@ type Options struct {
 	// are listed. Only these become labels of metrics. It must be cheap. Nil:
 	// none.
 	Models func() []regions.ModelName
-	// TrustedProxies are the networks whose X-Forwarded-* fields are believed.
-	// Empty: nobody's.
-	TrustedProxies []netip.Prefix
+	// Policy says who is let in, until [Gateway.SetPolicy] changes it.
+	Policy Policy
 	// Version is told by the server's metadata.
 	Version string
 	// Now is the clock of logs and metrics; the system's if nil.
@@ -69,11 +70,27 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
+// Policy says who is let in as whom. It can change while requests go on.
+type Policy struct {
+	// TrustedProxies are the networks whose X-Forwarded-* fields are believed.
+	// Empty: nobody's.
+	TrustedProxies []netip.Prefix
+	// Keys are the API keys. Nil lets everybody in.
+	Keys *keyring.Ring
+}
+
+// door is a policy made ready, immutable but for the limiter's counts.
+type door struct {
+	trusted regions.TrustedProxies
+	keys    *keyring.Ring
+	limiter *keyring.Limiter // nil without keys
+}
+
 // Gateway is the handler of a region's client port. It is safe for concurrent
 // use.
 type Gateway struct {
 	opts    Options
-	trusted regions.TrustedProxies
+	door    atomic.Pointer[door]
 	born    time.Time
 	log     *slog.Logger
 	metrics *metrics
@@ -82,13 +99,28 @@ type Gateway struct {
 // New makes a gateway. It starts nothing.
 func New(o Options) *Gateway {
 	o = o.withDefaults()
-	return &Gateway{
+	g := &Gateway{
 		opts:    o,
-		trusted: regions.NewTrustedProxies(o.TrustedProxies),
 		born:    o.Now(),
 		log:     o.Logger.With("component", "gateway"),
 		metrics: newMetrics(o.Registry),
 	}
+	g.SetPolicy(o.Policy)
+	return g
+}
+
+// SetPolicy changes over to a policy for the requests from now on. Keys that stay
+// go on with what they have used of their rates.
+func (g *Gateway) SetPolicy(p Policy) {
+	d := &door{trusted: regions.NewTrustedProxies(p.TrustedProxies), keys: p.Keys}
+	if p.Keys != nil {
+		var before *keyring.Limiter
+		if old := g.door.Load(); old != nil {
+			before = old.limiter
+		}
+		d.limiter = keyring.NewLimiter(p.Keys, before)
+	}
+	g.door.Store(d)
 }
 
 // ServeHTTP handles one request, logs and counts it. A panic by which the
@@ -108,9 +140,16 @@ func (g *Gateway) handle(v *visit, r *http.Request) {
 		reply(v, err)
 		return
 	}
-	v.client = clientOf(r, g.trusted)
-	// Here: keys, then limits.
+	d := g.door.Load()
+	v.client = clientOf(r, d.trusted)
+	if err := d.enter(v, r, path); err != nil {
+		reply(v, err)
+		return
+	}
 	v.route, err = parse(r.Method, path)
+	if err == nil && v.route.model != "" && !v.key.Allows(v.route.model) {
+		err = forbidden()
+	}
 	if err != nil {
 		reply(v, err)
 		return
@@ -129,6 +168,7 @@ func (g *Gateway) handle(v *visit, r *http.Request) {
 		URI:        r.RequestURI,
 		Replayable: v.route.generates(),
 		Streams:    v.route.name == routeGenerateStream,
+		HasKey:     v.key != nil,
 	})
 }
 

@@ -255,7 +255,7 @@ func TestClientAddress(t *testing.T) {
 		{"an underscore is another field", trusted, []string{"X_Forwarded_For", "81.2.69.1"}, "127.0.0.1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			d := open(t, func(o *gateway.Options) { o.TrustedProxies = tt.trusted })
+			d := open(t, func(o *gateway.Options) { o.Policy.TrustedProxies = tt.trusted })
 			d.do("POST", "/v2/models/llama/generate", tt.fields...)
 			if got := d.notes.reqs[0].Client.String(); got != tt.want {
 				t.Errorf("client is %s, want %s", got, tt.want)
@@ -271,7 +271,7 @@ func TestForwardingFieldsOfAStrangerAreDropped(t *testing.T) {
 	if h := d.notes.heads[0]; h.Get("X-Forwarded-Proto") != "" || h.Get("X-Forwarded-Host") != "" {
 		t.Errorf("a stranger's word went on: %v", h)
 	}
-	d = open(t, func(o *gateway.Options) { o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")} })
+	d = open(t, func(o *gateway.Options) { o.Policy.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")} })
 	d.do("POST", "/v2/models/llama/generate", fields...)
 	if h := d.notes.heads[0]; h.Get("X-Forwarded-Proto") != "https" || h.Get("X-Forwarded-Host") != "evil.example" {
 		t.Errorf("a trusted proxy's word was dropped: %v", h)
@@ -305,12 +305,12 @@ func TestLogAndMetricsGiveNothingAway(t *testing.T) {
 		}
 	}
 	want := `
-# HELP rhumb_gateway_requests_total Requests by route, model and status; model is empty for the gateway's own answers.
+# HELP rhumb_gateway_requests_total Requests by route, model, key and status; model is empty for the gateway's own answers, key without one.
 # TYPE rhumb_gateway_requests_total counter
-rhumb_gateway_requests_total{code="200",model="",route="health"} 1
-rhumb_gateway_requests_total{code="200",model="_other",route="generate"} 1
-rhumb_gateway_requests_total{code="200",model="llama",route="generate"} 1
-rhumb_gateway_requests_total{code="404",model="",route="none"} 1
+rhumb_gateway_requests_total{code="200",key="",model="",route="health"} 1
+rhumb_gateway_requests_total{code="200",key="",model="_other",route="generate"} 1
+rhumb_gateway_requests_total{code="200",key="",model="llama",route="generate"} 1
+rhumb_gateway_requests_total{code="404",key="",model="",route="none"} 1
 `
 	if err := testutil.GatherAndCompare(d.reg, strings.NewReader(want), "rhumb_gateway_requests_total"); err != nil {
 		t.Error(err)

@@ -12,7 +12,7 @@ import (
 const otherModel = "_other"
 
 type metrics struct {
-	requests *prometheus.CounterVec   // route, model, code
+	requests *prometheus.CounterVec   // route, model, key, code
 	duration *prometheus.HistogramVec // route, model
 }
 
@@ -21,8 +21,8 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rhumb_gateway_requests_total",
-			Help: "Requests by route, model and status; model is empty for the gateway's own answers.",
-		}, []string{"route", "model", "code"}),
+			Help: "Requests by route, model, key and status; model is empty for the gateway's own answers, key without one.",
+		}, []string{"route", "model", "key", "code"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "rhumb_gateway_request_duration_seconds",
 			Help: "Time from a request's head to the end of its answer.",
@@ -39,7 +39,7 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 	return m
 }
 
-func (m *metrics) observe(route, model string, status int, took time.Duration) {
-	m.requests.WithLabelValues(route, model, strconv.Itoa(status)).Inc()
+func (m *metrics) observe(route, model, key string, status int, took time.Duration) {
+	m.requests.WithLabelValues(route, model, key, strconv.Itoa(status)).Inc()
 	m.duration.WithLabelValues(route, model).Observe(took.Seconds())
 }

@@ -33,7 +33,7 @@ func bound(v *visit, r *http.Request) {
 	if r.ContentLength != 0 {
 		_ = ctl.SetReadDeadline(time.Now().Add(ownRead))
 	}
-	if len(r.TransferEncoding) > 0 || !r.ProtoAtLeast(1, 1) {
+	if r.ProtoMajor == 1 && (len(r.TransferEncoding) > 0 || r.ProtoMinor == 0) {
 		v.Header().Set("Connection", "close")
 	}
 }

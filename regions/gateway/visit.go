@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/netip"
 	"time"
+
+	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
 )
 
 // visit is one request on its way through the gateway, and the writer of its
@@ -14,6 +16,7 @@ type visit struct {
 	recorder
 	begun  time.Time
 	client netip.Addr
+	key    *keyring.Key // nil for nobody's
 	route  route
 	done   bool // handled to the end, without a panic
 }
@@ -63,7 +66,7 @@ func (g *Gateway) record(v *visit, r *http.Request) {
 			label = string(v.route.model)
 		}
 	}
-	g.metrics.observe(name, label, v.status, took)
+	g.metrics.observe(name, label, keyLabel(v.key), v.status, took)
 	level := slog.LevelDebug
 	if v.route.model != "" {
 		level = slog.LevelInfo
@@ -71,5 +74,5 @@ func (g *Gateway) record(v *visit, r *http.Request) {
 	g.log.LogAttrs(context.Background(), level, "request",
 		slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.String("route", name),
 		slog.String("model", string(v.route.model)), slog.Int("status", v.status), slog.Int64("bytes", v.bytes),
-		slog.Duration("took", took), slog.String("client", v.client.String()), slog.Bool("cut", !v.done))
+		slog.Duration("took", took), slog.String("client", v.client.String()), slog.String("key", keyLabel(v.key)), slog.Bool("cut", !v.done))
 }

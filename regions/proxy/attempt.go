@@ -42,7 +42,7 @@ func newAttempt(x *exchange, to place) *attempt {
 
 // send sends the request and waits for the head of the answer.
 func (a *attempt) send(out *http.Request) (*http.Response, error) {
-	limits := a.x.proxy.opts.Limits
+	limits := a.x.limits
 	ctx, stop := context.WithCancelCause(out.Context())
 	a.stop = stop
 	req := out.WithContext(httptrace.WithClientTrace(ctx, a.trace()))
@@ -51,6 +51,11 @@ func (a *attempt) send(out *http.Request) (*http.Response, error) {
 	if a.place.pod == "" {
 		req.Header = maps.Clone(out.Header)
 		req.Header.Set(SpilledHeader, string(a.x.proxy.opts.Region))
+	} else if a.x.req.HasKey {
+		// The other region's gateway checks the key again; a pod must not see it.
+		req.Header = maps.Clone(out.Header)
+		req.Header.Del("Authorization")
+		req.Header.Del("X-Api-Key")
 	}
 	a.stalled = time.AfterFunc(limits.PodStall, func() { stop(errStalled) })
 	req.Body, req.ContentLength = a.x.body.open(a.moved), a.x.body.length
@@ -100,7 +105,7 @@ func (a *attempt) trace() *httptrace.ClientTrace {
 // moved is called as the request's body streams to the pod: that is progress.
 func (a *attempt) moved() {
 	if !a.answered.Load() {
-		a.stalled.Reset(a.x.proxy.opts.Limits.PodStall)
+		a.stalled.Reset(a.x.limits.PodStall)
 	}
 }
 
@@ -112,7 +117,7 @@ type answerBody struct {
 
 // Read reads from the pod.
 func (b *answerBody) Read(p []byte) (int, error) {
-	b.a.stalled.Reset(b.a.x.proxy.opts.Limits.PodStall)
+	b.a.stalled.Reset(b.a.x.limits.PodStall)
 	n, err := b.ReadCloser.Read(p)
 	b.a.stalled.Stop()
 	if err != nil && b.a.bodyErr == nil {
@@ -174,7 +179,7 @@ func (a *attempt) failed(err error) (regions.End, error) {
 // twice is harmless.
 func (a *attempt) replayable(end regions.End) bool {
 	x := a.x
-	limits := &x.proxy.opts.Limits
+	limits := &x.limits
 	if end != regions.EndPodLost || a.first.Load() != 0 {
 		return false
 	}

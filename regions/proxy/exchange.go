@@ -12,12 +12,13 @@ import (
 // exchange is one client's request from its arrival to its end, over one or
 // more attempts. It is the reverse proxy's transport for this one request.
 type exchange struct {
-	proxy *Proxy
-	in    *http.Request
-	w     *clientWriter
-	req   regions.Request
-	body  *payload
-	begun time.Time // the request was read
+	proxy  *Proxy
+	limits Limits // as they were when the request came
+	in     *http.Request
+	w      *clientWriter
+	req    regions.Request
+	body   *payload
+	begun  time.Time // the request was read
 
 	spilledIn bool          // came from another region's gateway
 	known     bool          // the model is known here or there

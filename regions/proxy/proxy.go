@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"sync"
+	"sync/atomic"
 
 	"github.com/rhumb-lb/rhumb/regions"
 )
@@ -34,6 +35,7 @@ const (
 // use.
 type Proxy struct {
 	opts    Options
+	limits  atomic.Pointer[Limits]
 	pooled  *http.Transport // keeps connections
 	fresh   *http.Transport // one connection per request, for replays
 	buffers bufferPool
@@ -45,14 +47,20 @@ type Proxy struct {
 // that it needs.
 func New(o Options) *Proxy {
 	o = o.withDefaults()
-	return &Proxy{
+	p := &Proxy{
 		opts:    o,
 		pooled:  newTransport(o, true),
 		fresh:   newTransport(o, false),
 		log:     o.Logger.With("component", "proxy"),
 		metrics: newMetrics(o.Registry),
 	}
+	p.SetLimits(o.Limits)
+	return p
 }
+
+// SetLimits changes over to other limits for the requests from now on; connections
+// that are kept are kept. Dial alone stays as it was.
+func (p *Proxy) SetLimits(l Limits) { p.limits.Store(&l) }
 
 // CloseIdle closes the connections to pods that no request uses. A pod that
 // shuts down waits for its idle connections, so call it when one drains, and at
@@ -70,15 +78,16 @@ func (p *Proxy) CloseIdle() { p.pooled.CloseIdleConnections() }
 // [http.ErrAbortHandler], so that the client sees a cut connection and never a
 // clean end; handlers around it may look at the panic, but must let it pass.
 func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, req regions.Request) {
-	cw := &clientWriter{ResponseWriter: w, ctl: http.NewResponseController(w), stall: p.opts.Limits.ClientStall}
-	x := &exchange{proxy: p, in: r, w: cw, req: req, spilledIn: r.Header.Get(SpilledHeader) != ""}
+	limits := *p.limits.Load()
+	cw := &clientWriter{ResponseWriter: w, ctl: http.NewResponseController(w), stall: limits.ClientStall}
+	x := &exchange{proxy: p, limits: limits, in: r, w: cw, req: req, spilledIn: r.Header.Get(SpilledHeader) != ""}
 	defer x.finish()
 	if err := checkFields(r.Header); err != nil {
 		x.fail(cw, r, err)
 		return
 	}
 	var err error
-	if x.body, err = readPayload(r, cw.ctl, p.opts.Limits); err != nil {
+	if x.body, err = readPayload(r, cw.ctl, limits); err != nil {
 		x.fail(cw, r, err)
 		return
 	}
