@@ -21,7 +21,8 @@ import (
 // thief has the gossip key but no certificate: a member that poses as a
 // director, hears what directors hear, and sends what it likes.
 type thief struct {
-	list *memberlist.Memberlist
+	list  *memberlist.Memberlist
+	state []byte // what it says in a push/pull; nil is nonsense
 
 	mu    sync.Mutex
 	heard [][]byte
@@ -41,12 +42,19 @@ func (x *thief) NotifyMsg(b []byte) {
 	x.heard = append(x.heard, slices.Clone(b))
 }
 func (x *thief) GetBroadcasts(int, int) [][]byte { return nil }
-func (x *thief) LocalState(bool) []byte          { return []byte("\xff\xffnot a state") }
 func (x *thief) MergeRemoteState([]byte, bool)   {}
+func (x *thief) LocalState(bool) []byte {
+	if x.state != nil {
+		return x.state
+	}
+	return []byte("\xff\xffnot a state")
+}
 
-func newThief(w *world, name string) *thief {
+func newThief(w *world, name string) *thief { return newStranger(w, name, &thief{}) }
+
+// newStranger has a thief take part as a member.
+func newStranger(w *world, name string, x *thief) *thief {
 	w.t.Helper()
-	x := &thief{}
 	c := memberlist.DefaultLANConfig()
 	c.Name, c.Label, c.SecretKey, c.Delegate = name, "test", gossipKey, x
 	c.Transport = w.net.Transport(netip.MustParseAddrPort("10.0.9.9:7946"))

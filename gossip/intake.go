@@ -29,6 +29,7 @@ const (
 var signers = map[wire.Kind]fleet.Role{
 	wire.Kind_STATUS:      fleet.RoleRegion,
 	wire.Kind_PODS:        fleet.RoleRegion,
+	wire.Kind_DIGEST:      fleet.RoleRegion,
 	wire.Kind_OBSERVATION: fleet.RoleDirector,
 	wire.Kind_CONTROL:     fleet.RoleDirector,
 	wire.Kind_SPILL:       fleet.RoleDirector,
@@ -42,6 +43,7 @@ const leaving = "member/leaving"
 type judgement struct {
 	status *regions.Status   // of a STATUS
 	row    *regions.SpillRow // of a SPILL
+	digest *wire.Digest      // of a DIGEST
 	reason reason            // empty if the record is good
 	err    error             // details of the reason
 }
@@ -81,6 +83,15 @@ func judge(env *wire.Envelope, body *wire.Body, cert *fleet.Cert, now time.Time)
 			return judgement{reason: reasonMalformed, err: err}
 		}
 		return judgement{row: row}
+	case wire.Kind_DIGEST:
+		d, err := wire.DecodeDigest(body.GetPayload())
+		switch {
+		case err != nil:
+			return judgement{reason: reasonMalformed, err: err}
+		case d.GetRegion() != cert.Name:
+			return judgement{reason: reasonName}
+		}
+		return judgement{digest: d}
 	default:
 		return judgement{}
 	}
@@ -98,6 +109,10 @@ type intake struct {
 	// When which member was last asked for its certificate, answered with one,
 	// or sent its own last record: forged packets must not become streams.
 	lastAsked, lastAnswered, lastCorrected map[string]time.Time
+
+	missing           map[string]*missing // by agent: its digest came, its status did not
+	asking, answering bucket
+	answered          map[string]*bucket // by who asks for statuses
 
 	logged  map[string]bool
 	settled <-chan time.Time // fires when the node becomes synced
@@ -117,12 +132,15 @@ func (n *Node) newIntake() *intake {
 	return &intake{
 		Node: n, lastAsked: map[string]time.Time{}, lastAnswered: map[string]time.Time{},
 		lastCorrected: map[string]time.Time{}, logged: map[string]bool{},
+		missing: map[string]*missing{}, answered: map[string]*bucket{},
 	}
 }
 
 func (i *intake) run(ctx context.Context) {
 	prune := time.NewTicker(pruneEvery)
 	defer prune.Stop()
+	repair := time.NewTicker(repairEvery)
+	defer repair.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -133,6 +151,8 @@ func (i *intake) run(ctx context.Context) {
 			i.merge(in)
 		case <-i.settled:
 			i.changed()
+		case <-repair.C:
+			i.repair(i.now())
 		case <-prune.C:
 			now := i.now()
 			i.store.forget(now, i.opts.Forget)
@@ -147,9 +167,13 @@ func (i *intake) message(in inbound) {
 	content := in.message[1:]
 	switch in.message[0] {
 	case typeEnvelope:
-		if i.envelope(content, in.at, true) {
+		if i.envelope(content, in.at, direct) {
 			i.changed()
 		}
+	case typeHeld:
+		i.held(content, in.at)
+	case typeWant:
+		i.want(content, in.at)
 	case typeCertRequest:
 		i.certRequest(content)
 	case typeCertResponse:
@@ -177,12 +201,7 @@ func (i *intake) merge(in inbound) {
 	i.store.hold(true)
 	statuses := false
 	for _, h := range state.GetHeld() {
-		// An age beyond Forget is as good as any other; it must not overflow.
-		age := i.opts.Forget
-		if ms := h.GetAgeMs(); ms < uint64(age/time.Millisecond) {
-			age = time.Duration(ms) * time.Millisecond
-		}
-		if i.envelope(h.GetEnvelope(), in.at.Add(-age), false) {
+		if i.envelope(h.GetEnvelope(), i.heardAt(h, in.at), pulled) {
 			statuses = true
 		}
 	}
@@ -191,6 +210,28 @@ func (i *intake) merge(in inbound) {
 		i.syncBy(i.now())
 		i.changed()
 	}
+}
+
+// held takes a record that was passed on by itself.
+func (i *intake) held(content []byte, at time.Time) {
+	h, err := wire.DecodeHeld(content)
+	if err != nil {
+		i.refuse(wire.Kind_KIND_UNSPECIFIED, "", reasonMalformed, err)
+		return
+	}
+	if i.envelope(h.GetEnvelope(), i.heardAt(h, at), passed) {
+		i.changed()
+	}
+}
+
+// heardAt is when what another member holds was true, by that member's word. An
+// age beyond Forget is as good as any other; it must not overflow.
+func (i *intake) heardAt(h *wire.Held, at time.Time) time.Time {
+	age := i.opts.Forget
+	if ms := h.GetAgeMs(); ms < uint64(age/time.Millisecond) {
+		age = time.Duration(ms) * time.Millisecond
+	}
+	return at.Add(-age)
 }
 
 // syncBy makes the node synced from then on, if it is not to be so earlier.
@@ -202,10 +243,19 @@ func (i *intake) syncBy(at time.Time) {
 	i.settled = time.After(at.Sub(i.now()))
 }
 
-// envelope takes a record, heard at the given time, from its origin or from
-// another member. It reports whether the record is another member's status that
-// is held now: news, or from a push/pull's state, where what is known counts too.
-func (i *intake) envelope(raw []byte, heard time.Time, direct bool) (status bool) {
+// way is how a record came.
+type way int
+
+const (
+	direct way = iota // from its origin
+	pulled            // in the state of a push/pull
+	passed            // by itself, from a member that may not be its origin
+)
+
+// envelope takes a record, heard at the given time. It reports whether the record
+// is another member's status that is held now: news, or from a push/pull's state,
+// where what is known counts too.
+func (i *intake) envelope(raw []byte, heard time.Time, by way) (status bool) {
 	env, err := wire.DecodeEnvelope(raw)
 	if err != nil {
 		i.refuse(wire.Kind_KIND_UNSPECIFIED, "", reasonMalformed, err)
@@ -220,19 +270,19 @@ func (i *intake) envelope(raw []byte, heard time.Time, direct bool) (status bool
 	cert := i.store.cert(fleet.KeyID(env.GetKeyId()))
 	if cert == nil {
 		i.refuse(kind, origin, reasonUnknownKey, nil)
-		i.askFor(fleet.KeyID(env.GetKeyId()), origin)
+		i.askFor(fleet.KeyID(env.GetKeyId()), origin, by)
 		return false
 	}
 	k := slot{role: cert.Role, kind: kind, origin: origin, key: body.GetKey()}
-	own := origin == i.opts.Name && cert.Role == i.opts.Identity.Cert.Role
+	own := i.isOwn(cert.Role, origin)
 	epoch, version := i.store.order(k)
 	if own {
 		epoch, version = i.own.order()
 	}
 	// The order is looked at before the signature, so that repeats are cheap.
 	if !body.Newer(epoch, version) {
-		i.repeated(k, direct && !own)
-		return kind == wire.Kind_STATUS && !direct && !own
+		i.repeated(k, by == direct && !own)
+		return kind == wire.Kind_STATUS && by == pulled && !own
 	}
 	now := i.now()
 	j := judge(env, body, cert, now)
@@ -245,20 +295,30 @@ func (i *intake) envelope(raw []byte, heard time.Time, direct bool) (status bool
 		i.outrank(body.GetEpoch(), body.GetVersion())
 		return false
 	}
-	why, ok := i.store.put(k, &record{
+	r := &record{
 		by: subject{role: cert.Role, name: cert.Name}, epoch: body.GetEpoch(), version: body.GetVersion(),
 		raw: raw, status: j.status, heard: heard, keyID: cert.KeyID, notAfter: cert.NotAfter,
-	}, now)
-	if !ok {
+	}
+	if j.digest != nil { // who misses it is sent the whole status
+		r.raw = nil
+	}
+	if why, ok := i.store.put(k, r, now); !ok {
 		i.refuse(kind, origin, why, nil)
 		return false
 	}
 	i.count(kind, "accepted")
-	if j.status != nil {
+	if by == passed {
+		i.passOn(k, body, raw, heard)
+	}
+	switch {
+	case j.status != nil:
 		i.syncBy(now.Add(syncGrace))
 		return true
+	case j.digest != nil:
+		i.digest(body, j.digest, now)
+	default:
+		i.tell(body, cert, heard, j)
 	}
-	i.tell(body, cert, heard, j)
 	return false
 }
 
@@ -273,7 +333,7 @@ func (i *intake) repeated(k slot, behind bool) {
 	i.correct(k)
 }
 
-// tell passes an accepted record, but for a status, on to whom it concerns.
+// tell gives an accepted record, but for a status or digest, to whom it concerns.
 func (i *intake) tell(body *wire.Body, cert *fleet.Cert, heard time.Time, j judgement) {
 	switch {
 	case body.GetKind() == wire.Kind_RECORD && body.GetKey() == leaving:
@@ -299,64 +359,6 @@ func (i *intake) learn(der []byte, now time.Time) {
 		return
 	}
 	i.store.addCert(cert)
-}
-
-// askFor asks the origin of a record for the certificate it signs with.
-func (i *intake) askFor(id fleet.KeyID, origin string) {
-	node := i.members.find(origin)
-	if node == nil || !again(i.lastAsked, origin, i.now()) {
-		return
-	}
-	b, err := wire.EncodeCertRequest(&wire.CertRequest{KeyId: id[:], From: i.opts.Name})
-	if err != nil {
-		i.log.Error("asking for a certificate", "key", id, "err", err)
-		return
-	}
-	i.lanes.put(node, "ask "+id.String(), message(typeCertRequest, b))
-}
-
-// certRequest answers who asks for a certificate that is known here.
-func (i *intake) certRequest(content []byte) {
-	r, err := wire.DecodeCertRequest(content)
-	if err != nil {
-		i.refuse(wire.Kind_CERT, "", reasonMalformed, err)
-		return
-	}
-	id := fleet.KeyID(r.GetKeyId())
-	cert, node := i.store.cert(id), i.members.find(r.GetFrom())
-	if cert == nil || node == nil || !again(i.lastAnswered, r.GetFrom(), i.now()) {
-		return
-	}
-	b, err := wire.EncodeCertResponse(&wire.CertResponse{Cert: cert.DER})
-	if err != nil {
-		i.log.Error("answering with a certificate", "key", id, "err", err)
-		return
-	}
-	i.lanes.put(node, "answer "+id.String(), message(typeCertResponse, b))
-}
-
-// correct sends an origin the newest record that is known of it: a member that
-// restarted without its epoch learns so above what it has to go. A duplicated or
-// overtaken packet causes one too, which its origin ignores.
-func (i *intake) correct(k slot) {
-	node, raw := i.members.find(k.origin), i.store.raw(k)
-	if node == nil || raw == nil || !again(i.lastCorrected, k.origin, i.now()) {
-		return
-	}
-	i.deliver(node, k, raw)
-}
-
-// again reports whether nothing was sent to the member in the last second, and
-// notes that it is now.
-func again(last map[string]time.Time, k string, now time.Time) bool {
-	if at, ok := last[k]; ok && now.Sub(at) < againAfter {
-		return false
-	}
-	if len(last) >= maxNotes {
-		clear(last)
-	}
-	last[k] = now
-	return true
 }
 
 func (i *intake) count(kind wire.Kind, result string) {

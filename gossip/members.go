@@ -183,6 +183,19 @@ func (m *members) pick(want func(*member) bool) []*memberlist.Node {
 	return out
 }
 
+// count is the number of members that are alive, this one among them.
+func (m *members) count() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	alive := 0
+	for _, e := range m.byName {
+		if e.State == MemberAlive {
+			alive++
+		}
+	}
+	return alive
+}
+
 // find gives a member that is alive, to send to; nil if there is none of that
 // name.
 func (m *members) find(name string) *memberlist.Node {
@@ -217,4 +230,56 @@ type Audience struct {
 
 func (a Audience) holds(m *Member) bool {
 	return (a.Role == AnyRole || a.Role == m.Role) && (a.Region == "" || a.Region == m.Region)
+}
+
+// delegate is what memberlist calls. Its methods run on memberlist's goroutines:
+// they copy, hand over and return.
+type delegate Node
+
+// NodeMeta is what members know of this one before any record: whom to send to.
+func (d *delegate) NodeMeta(limit int) []byte {
+	meta := &wire.Meta{Protocol: regions.ProtocolVersion, Role: wire.Role_AGENT, Region: string(d.opts.region())}
+	if d.opts.role() == RoleDirector {
+		meta.Role = wire.Role_DIRECTOR
+	}
+	b, err := wire.EncodeMeta(meta)
+	if err != nil || len(b) > limit {
+		d.log.Error("member metadata", "bytes", len(b), "limit", limit, "err", err)
+		return nil
+	}
+	return b
+}
+
+// NotifyMsg hands over one of our messages, whose bytes are memberlist's.
+func (d *delegate) NotifyMsg(m []byte) {
+	if len(m) == 0 {
+		return
+	}
+	select {
+	case d.inbox <- inbound{message: slices.Clone(m), at: d.now()}:
+	default:
+		d.metrics.dropped.WithLabelValues("inbox").Inc()
+	}
+}
+
+// LocalState is this side of a push/pull.
+func (d *delegate) LocalState(bool) []byte {
+	b, err := wire.EncodeState(d.store.state(d.opts.Identity.Cert, d.now()))
+	if err != nil {
+		d.log.Error("state for push/pull", "err", err)
+		return nil
+	}
+	return b
+}
+
+// MergeRemoteState hands over the other side of a push/pull.
+func (d *delegate) MergeRemoteState(state []byte, _ bool) {
+	if len(state) == 0 {
+		return
+	}
+	select {
+	case d.states <- inbound{message: slices.Clone(state), at: d.now()}:
+	default:
+		d.metrics.dropped.WithLabelValues("states").Inc()
+	}
 }

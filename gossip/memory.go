@@ -41,16 +41,19 @@ type Mark struct {
 }
 
 // Memory is what this node knows now, in a fixed order, to be given as
-// [Options.Memory] to its next process.
-func (n *Node) Memory() Memory { return n.store.memory() }
+// [Options.Memory] to its next process. It is shared: readers must not change it.
+//
+// This member's own records are left out, since it will say them again; its marks
+// are not, since it must go above them.
+func (n *Node) Memory() Memory { return n.store.memory(n.isOwn) }
 
-func (s *store) memory() Memory {
+func (s *store) memory(own func(fleet.Role, string) bool) Memory {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var m Memory
 	needed := map[fleet.KeyID]bool{}
 	for k, r := range s.slots {
-		if k.kind == wire.Kind_STATUS && r.raw != nil {
+		if k.kind == wire.Kind_STATUS && r.raw != nil && !own(k.role, k.origin) {
 			m.Records = append(m.Records, Remembered{r.raw, r.heard.Round(0)})
 			needed[r.keyID] = true
 		}
@@ -72,83 +75,106 @@ func (s *store) memory() Memory {
 	return m
 }
 
-// restore takes over what an earlier process knew. Every record is judged as if it
-// came from the network, since the disk may be anybody's; what fails is left out
-// and counted. It reports whether another member's status is held now: an old
-// picture of the fleet, but one.
-func (n *Node) restore(m Memory) (pictured bool) {
+// restore takes over what an earlier process knew. Every certificate and status
+// is judged as if it came from the network, since the disk may be anybody's; what
+// fails is left out and counted. A node that has another member's status then is
+// synced: its picture of the fleet is old, but it is one.
+func (n *Node) restore(m Memory) {
 	now := n.now()
+	statuses, refused := 0, map[reason]int{}
+	refuse := func(why reason) {
+		n.metrics.refused.WithLabelValues(string(why)).Inc()
+		refused[why]++
+	}
 	for _, der := range m.Certs {
 		if cert, err := n.opts.Roots.Verify(der, now); err == nil {
 			n.store.addCert(cert)
 		} else {
-			n.refuseMemory(reasonForged, err)
+			refuse(reasonForged)
 		}
+	}
+	marks := map[slot]Mark{}
+	for _, x := range m.Marks {
+		marks[x.slot()] = x
 	}
 	for _, r := range m.Records {
-		why, err := n.remember(r, now)
+		held, why := n.remember(r, marks, now)
 		if why != "" {
-			n.refuseMemory(why, err)
-			continue
+			refuse(why)
+		} else if held {
+			statuses++
 		}
-		pictured = true
 	}
-	for _, x := range m.Marks {
-		n.store.mark(x, now)
+	for k, x := range marks {
+		if why := n.mark(k, x, now); why != "" {
+			refuse(why)
+		}
 	}
-	return pictured
+	if statuses > 0 {
+		n.syncedAt.Store(&now)
+		n.changed()
+	}
+	if len(refused) > 0 {
+		n.log.Warn("some of what was remembered is not believed", "statuses", statuses, "refused", refused)
+	}
 }
 
-// remember takes over one status.
-func (n *Node) remember(r Remembered, now time.Time) (reason, error) {
+// remember takes over one status, unless it is of before Forget. Of two of the
+// same agent the newer stays, and none is held that is older than its mark.
+func (n *Node) remember(r Remembered, marks map[slot]Mark, now time.Time) (held bool, why reason) {
 	env, err := wire.DecodeEnvelope(r.Envelope)
 	if err != nil {
-		return reasonMalformed, err
+		return false, reasonMalformed
 	}
 	body, err := wire.DecodeBody(env.GetBody())
-	if err != nil {
-		return reasonMalformed, err
+	if err != nil || body.GetKind() != wire.Kind_STATUS {
+		return false, reasonMalformed
 	}
 	cert := n.store.cert(fleet.KeyID(env.GetKeyId()))
 	if cert == nil {
-		return reasonUnknownKey, nil
+		return false, reasonUnknownKey
 	}
 	j := judge(env, body, cert, now)
+	k := slot{role: cert.Role, kind: body.GetKind(), origin: body.GetOrigin(), key: body.GetKey()}
+	mark := marks[k]
 	heard := r.Heard
 	if heard.After(now) { // a clock was set back
 		heard = now
 	}
 	switch {
 	case j.reason != "":
-		return j.reason, j.err
-	case j.status == nil || body.GetOrigin() == n.opts.Name:
-		return reasonRole, nil
-	case now.Sub(heard) > n.opts.Forget:
-		return reasonExpired, nil
+		return false, j.reason
+	case n.isOwn(cert.Role, body.GetOrigin()) || now.Sub(heard) > n.opts.Forget:
+		return false, ""
+	case cmp.Or(cmp.Compare(body.GetEpoch(), mark.Epoch), cmp.Compare(body.GetVersion(), mark.Version)) < 0:
+		return false, reasonReplayed
 	}
-	k := slot{role: cert.Role, kind: body.GetKind(), origin: body.GetOrigin(), key: body.GetKey()}
-	why, _ := n.store.put(k, &record{
+	why, held = n.store.put(k, &record{
 		by: subject{role: cert.Role, name: cert.Name}, epoch: body.GetEpoch(), version: body.GetVersion(),
-		raw: slices.Clone(r.Envelope), status: j.status, heard: heard, keyID: cert.KeyID, notAfter: cert.NotAfter,
+		raw: r.Envelope, status: j.status, heard: heard, keyID: cert.KeyID, notAfter: cert.NotAfter,
 	}, now)
-	return why, nil
+	return held, why
 }
 
-// mark raises what counts as a replay of one slot. A mark that is not signed can
-// only make this node stricter, until the certificate behind it has expired.
-func (s *store) mark(x Mark, now time.Time) {
-	if now.After(x.NotAfter) || x.Epoch == 0 || x.Epoch >= wire.MaxEpoch || len(x.Origin) > wire.MaxOrigin || len(x.Key) > wire.MaxKey {
-		return
+func (x *Mark) slot() slot {
+	return slot{role: fleet.Role(x.Role), kind: wire.Kind(x.Kind), origin: x.Origin, key: x.Key}
+}
+
+// mark raises what counts as a replay of one slot. A mark is not signed, but can
+// only make this node stricter, and only until the certificate behind it has
+// expired. Those of this member's own records are the business of its epoch.
+func (n *Node) mark(k slot, x Mark, now time.Time) reason {
+	body := &wire.Body{Kind: k.kind, Origin: x.Origin, Key: x.Key, Epoch: x.Epoch, Version: x.Version}
+	if _, err := wire.EncodeBody(body); err != nil {
+		return reasonMalformed
+	}
+	if k.role != fleet.RoleRegion && k.role != fleet.RoleDirector && k.role != fleet.RoleOperator {
+		return reasonRole
+	}
+	if n.isOwn(k.role, x.Origin) || now.After(x.NotAfter) || !body.Newer(n.store.order(k)) {
+		return ""
 	}
 	holder, _, _ := strings.Cut(x.Origin, "/")
-	k := slot{role: fleet.Role(x.Role), kind: wire.Kind(x.Kind), origin: x.Origin, key: x.Key}
-	if e, v := s.order(k); cmp.Or(cmp.Compare(x.Epoch, e), cmp.Compare(x.Version, v)) > 0 {
-		s.put(k, &record{by: subject{role: k.role, name: holder}, epoch: x.Epoch, version: x.Version, notAfter: x.NotAfter}, now)
-	}
-}
-
-// refuseMemory counts and logs what of the memory can't be believed.
-func (n *Node) refuseMemory(why reason, err error) {
-	n.metrics.refused.WithLabelValues(string(why)).Inc()
-	n.log.Warn("a remembered record was refused", "reason", why, "err", err)
+	why, _ := n.store.put(k, &record{by: subject{role: k.role, name: holder}, epoch: x.Epoch, version: x.Version, notAfter: x.NotAfter}, now)
+	return why
 }

@@ -19,6 +19,8 @@ type metrics struct {
 	sent      *prometheus.CounterVec
 	bytes     *prometheus.CounterVec
 	joins     *prometheus.CounterVec
+	wants     *prometheus.CounterVec
+	relayed   prometheus.Counter
 	outranked prometheus.Counter
 }
 
@@ -34,6 +36,11 @@ func newMetrics() *metrics {
 		sent:    counter("rhumb_gossip_sent_total", "Records sent to a member, by kind and way (packet or stream).", "kind", "way"),
 		bytes:   counter("rhumb_gossip_bytes_total", "Bytes on the gossip sockets, by direction (sent or received) and way (packet or stream).", "direction", "way"),
 		joins:   counter("rhumb_gossip_joins_total", "Attempts to join a member, by result (ok or failed).", "result"),
+		wants:   counter("rhumb_gossip_wants_total", "Statuses asked for after their digest came, by what became of it (asked by this member; of others: answered, unanswered, refused).", "result"),
+		relayed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rhumb_gossip_relayed_total",
+			Help: "Records passed on for others, or to be passed on by others, each time that one was put into a packet.",
+		}),
 		outranked: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rhumb_gossip_outranked_total",
 			Help: "Times that an own record of a higher epoch or version was met.",
@@ -44,7 +51,7 @@ func newMetrics() *metrics {
 // register puts the metrics and what is read off the node into the registry.
 func (n *Node) register(r *prometheus.Registry) error {
 	m := n.metrics
-	for _, c := range []prometheus.Collector{m.records, m.refused, m.dropped, m.sent, m.bytes, m.joins, m.outranked, (*collector)(n)} {
+	for _, c := range []prometheus.Collector{m.records, m.refused, m.dropped, m.sent, m.bytes, m.joins, m.wants, m.relayed, m.outranked, (*collector)(n)} {
 		if err := r.Register(c); err != nil {
 			return fmt.Errorf("register gossip metrics: %w", err)
 		}

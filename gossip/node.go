@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/memberlist"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/rhumb-lb/rhumb/gossip/relay"
 	"github.com/rhumb-lb/rhumb/gossip/wire"
 	"github.com/rhumb-lb/rhumb/regions"
 )
@@ -43,6 +44,7 @@ type Node struct {
 	store   *store
 	own     publisher
 	lanes   *lanes
+	relays  relays
 	large   atomic.Bool // a record was too large for a packet
 
 	syncedAt atomic.Pointer[time.Time] // from when on Synced holds; nil before the first status
@@ -82,6 +84,7 @@ func New(o Options) (*Node, error) {
 	n.members = newMembers(n.now)
 	n.own.records, n.own.kick = map[slot]Record{}, make(chan struct{}, 1)
 	n.lanes = &lanes{open: map[string]*lane{}, send: n.sendStream, dropped: n.metrics.dropped.WithLabelValues("stream").Inc, failed: n.streamFailed}
+	n.relays.queue = relay.New(relay.Limits{Retransmit: relayTimes, MaxSize: maxRelayed, MaxCount: maxRelays})
 	if err := n.open(); err != nil {
 		return nil, fmt.Errorf("gossip of %q: %w", o.Name, err)
 	}
@@ -104,10 +107,7 @@ func (n *Node) open() error {
 		return err
 	}
 	n.store.addCert(n.opts.Identity.Cert)
-	if n.restore(n.opts.Memory) {
-		now := n.now()
-		n.syncedAt.Store(&now)
-	}
+	n.restore(n.opts.Memory)
 	if n.transport = n.opts.Transport; n.transport == nil {
 		s, err := bind(&n.opts, n.metrics)
 		if err != nil {

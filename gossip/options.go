@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -160,7 +161,7 @@ func (o *Options) check(now time.Time) error {
 		return fmt.Errorf("label of %d bytes, at most %d allowed", len(o.Label), memberlist.LabelMaxSize)
 	}
 	if len(o.Keys) == 0 && !o.AllowPlaintext {
-		return errors.New("no gossip key; give one of 32 bytes (plaintext must be allowed explicitly)")
+		return errors.New("no gossip key, and without one anybody who reaches the port is a member; make one of 32 bytes (rhumb keygen gossip) and give it to every member (gossip.key_file)")
 	}
 	for i, k := range o.Keys {
 		if len(k) != KeySize {
@@ -246,4 +247,39 @@ func (n *Node) config() *memberlist.Config {
 	c.Delegate, c.Events, c.Alive = (*delegate)(n), n.members, n.members
 	c.Logger = slog.NewLogLogger(logHandler{n.log.Handler()}, slog.LevelInfo)
 	return c
+}
+
+// logHandler turns memberlist's lines, "[LEVEL] memberlist: text", into records
+// of that level.
+type logHandler struct{ slog.Handler }
+
+// levels of memberlist's lines. It calls an error what one peer or one lost
+// packet causes; to an operator that is at most worth a look.
+var levels = []struct {
+	prefix string
+	level  slog.Level
+}{
+	{"[DEBUG] ", slog.LevelDebug},
+	{"[INFO] ", slog.LevelInfo},
+	{"[WARN] ", slog.LevelInfo},
+	{"[ERR] ", slog.LevelWarn},
+	{"[ERROR] ", slog.LevelWarn},
+}
+
+// Enabled is decided by Handle, which knows the level.
+func (h logHandler) Enabled(context.Context, slog.Level) bool { return true }
+
+// Handle logs one line.
+func (h logHandler) Handle(ctx context.Context, r slog.Record) error {
+	for _, l := range levels {
+		if rest, ok := strings.CutPrefix(r.Message, l.prefix); ok {
+			r.Message, r.Level = rest, l.level
+			break
+		}
+	}
+	if !h.Handler.Enabled(ctx, r.Level) {
+		return nil
+	}
+	r.Message = "memberlist: " + strings.TrimPrefix(r.Message, "memberlist: ")
+	return h.Handler.Handle(ctx, r)
 }

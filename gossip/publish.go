@@ -47,7 +47,9 @@ type Record struct {
 type publisher struct {
 	mu             sync.Mutex
 	epoch, version uint64
-	status         []byte // payload, nil before the first
+	status         []byte       // payload, nil before the first
+	digest         *wire.Digest // of status
+	digests        digests
 	shape          string // the status without its load figures
 	renewed        time.Time
 	beats          beats
@@ -85,7 +87,7 @@ func (n *Node) PublishStatus(s regions.Status) error {
 	}
 	p, now := &n.own, n.now()
 	p.mu.Lock()
-	p.status, p.renewed = payload, now
+	p.status, p.digest, p.renewed = payload, wire.DigestOf(&s), now
 	changed := shape != p.shape
 	p.shape = shape
 	if changed {
@@ -140,17 +142,13 @@ func (n *Node) Publish(r Record) error {
 // regions with 8 models writes 800 rows a second, more than any certificate's
 // share, and nobody asks it for one again.
 func (n *Node) sealLocked(kind wire.Kind, key string, payload []byte) ([]byte, slot, error) {
-	p, id := &n.own, n.opts.Identity
+	p := &n.own
 	body := &wire.Body{Kind: kind, Origin: n.opts.Name, Epoch: p.epoch, Version: p.version + 1, Key: key, Payload: payload}
-	signed, err := wire.EncodeBody(body)
+	raw, err := n.sign(body)
 	if err != nil {
 		return nil, slot{}, err
 	}
-	raw, err := wire.EncodeEnvelope(&wire.Envelope{Body: signed, KeyId: id.Cert.KeyID[:], Sig: id.Sign(fleet.EnvelopeDomain, signed)})
-	if err != nil {
-		return nil, slot{}, err
-	}
-	k := slot{role: id.Cert.Role, kind: kind, origin: n.opts.Name, key: key}
+	k := slot{role: n.opts.Identity.Cert.Role, kind: kind, origin: n.opts.Name, key: key}
 	if kind != wire.Kind_SPILL {
 		if err := n.keep(k, body, raw); err != nil {
 			return nil, slot{}, err
@@ -158,6 +156,16 @@ func (n *Node) sealLocked(kind wire.Kind, key string, payload []byte) ([]byte, s
 	}
 	p.version++
 	return raw, k, nil
+}
+
+// sign gives the envelope of a body.
+func (n *Node) sign(body *wire.Body) ([]byte, error) {
+	signed, err := wire.EncodeBody(body)
+	if err != nil {
+		return nil, err
+	}
+	id := n.opts.Identity
+	return wire.EncodeEnvelope(&wire.Envelope{Body: signed, KeyId: id.Cert.KeyID[:], Sig: id.Sign(fleet.EnvelopeDomain, signed)})
 }
 
 // keep puts an own record into the store.
@@ -179,6 +187,12 @@ func (n *Node) keep(k slot, body *wire.Body, raw []byte) error {
 	return nil
 }
 
+// isOwn reports whether records of that role and origin are this member's. (A
+// region and a director may share a name.)
+func (n *Node) isOwn(role fleet.Role, origin string) bool {
+	return origin == n.opts.Name && role == n.opts.Identity.Cert.Role
+}
+
 // order is the epoch and version that this member's records are at.
 func (p *publisher) order() (epoch, version uint64) {
 	p.mu.Lock()
@@ -186,13 +200,24 @@ func (p *publisher) order() (epoch, version uint64) {
 	return p.epoch, p.version
 }
 
-// firstEpoch takes the epoch after the stored one, if there is one.
+// firstEpoch takes the epoch after the stored one and after every remembered mark
+// of this member. If there is none after it, the version goes on instead.
 func (n *Node) firstEpoch() error {
 	stored, err := n.epochs.Load()
 	if err != nil {
 		return fmt.Errorf("load the epoch of %q: %w", n.opts.Name, err)
 	}
+	for _, m := range n.opts.Memory.Marks {
+		if n.isOwn(fleet.Role(m.Role), m.Origin) && m.Epoch < wire.MaxEpoch {
+			stored = max(stored, m.Epoch)
+		}
+	}
 	n.own.epoch = min(stored, wire.MaxEpoch-2) + 1
+	for _, m := range n.opts.Memory.Marks {
+		if n.isOwn(fleet.Role(m.Role), m.Origin) && m.Epoch == n.own.epoch {
+			n.own.version = max(n.own.version, m.Version)
+		}
+	}
 	if err := n.epochs.Save(n.own.epoch); err != nil {
 		return fmt.Errorf("save the epoch of %q: %w", n.opts.Name, err)
 	}
@@ -220,6 +245,7 @@ func (n *Node) outrank(epoch, version uint64) {
 		again = append(again, r)
 	}
 	p.beats.changed(n.now())
+	p.digests = digests{} // said anew, since what was said is behind by now
 	p.mu.Unlock()
 
 	n.metrics.outranked.Inc()
@@ -266,10 +292,18 @@ func (n *Node) beatOnce() time.Duration {
 		return wait
 	}
 	raw, k, err := n.sealLocked(wire.Kind_STATUS, "", p.status)
+	var digest *wire.Body
+	var digestRaw []byte
+	if err == nil {
+		digest, digestRaw, err = n.sealDigestLocked(now)
+	}
 	p.mu.Unlock()
 	if err != nil {
 		n.log.Error("the status can't be sent", "err", err)
 		return wait
+	}
+	if digest != nil {
+		n.passOn(slot{role: k.role, kind: wire.Kind_DIGEST, origin: k.origin}, digest, digestRaw, now)
 	}
 	n.changed()
 	n.send(k, raw, Audience{Role: RoleDirector})

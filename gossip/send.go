@@ -2,8 +2,12 @@ package gossip
 
 import (
 	"sync"
+	"time"
 
 	"github.com/hashicorp/memberlist"
+
+	"github.com/rhumb-lb/rhumb/gossip/fleet"
+	"github.com/rhumb-lb/rhumb/gossip/wire"
 )
 
 // The first byte of our messages within memberlist's.
@@ -11,6 +15,8 @@ const (
 	typeEnvelope byte = iota + 1
 	typeCertRequest
 	typeCertResponse
+	typeHeld // a record that came from elsewhere, with its age
+	typeWant
 )
 
 const (
@@ -48,27 +54,97 @@ func (n *Node) send(k slot, raw []byte, to Audience) {
 	}
 }
 
-// deliver gives a record to one member: in a packet, or over a stream if it is
-// too large for one. It does not block.
+// deliver gives a record to one member.
 func (n *Node) deliver(to *memberlist.Node, k slot, raw []byte) {
-	ml := n.ml.Load()
-	if ml == nil {
-		return
+	way := n.post(to, k.lane(), message(typeEnvelope, raw))
+	if way == "stream" && n.large.CompareAndSwap(false, true) {
+		n.log.Info("a record is too large for a packet and goes over streams", "kind", kindName(k.kind), "key", k.key, "bytes", len(raw))
 	}
-	m := message(typeEnvelope, raw)
+	n.metrics.sent.WithLabelValues(kindName(k.kind), way).Inc()
+}
+
+// lane is the key under which only the newest of a slot waits for a stream.
+func (k slot) lane() string {
+	return string(k.role) + " " + k.kind.String() + " " + k.origin + " " + k.key
+}
+
+// post sends one of our messages to a member: in a packet, or over a stream if it
+// is too large for one, where it replaces a waiting one of the same key. It does
+// not block, and says which way the message went.
+func (n *Node) post(to *memberlist.Node, key string, m []byte) (way string) {
 	if len(m) > packetRoom(n.opts.Label, len(n.opts.Keys) > 0) {
-		if n.large.CompareAndSwap(false, true) {
-			n.log.Info("a record is too large for a packet and goes over streams", "kind", kindName(k.kind), "key", k.key, "bytes", len(raw))
+		n.lanes.put(to, key, m)
+		return "stream"
+	}
+	if ml := n.ml.Load(); ml != nil {
+		if err := ml.SendBestEffort(to, m); err != nil {
+			n.metrics.dropped.WithLabelValues("packet").Inc()
+			n.log.Debug("sending a packet", "to", to.Name, "err", err)
 		}
-		n.metrics.sent.WithLabelValues(kindName(k.kind), "stream").Inc()
-		n.lanes.put(to, string(k.role)+" "+k.kind.String()+" "+k.origin+" "+k.key, m)
+	}
+	return "packet"
+}
+
+// askFor asks the origin of a record for the certificate it signs with, or who may
+// have passed it on: the origin may be out of reach.
+func (i *intake) askFor(id fleet.KeyID, origin string, by way) {
+	node := i.members.find(origin)
+	if node != nil && by == passed {
+		node = anyOf(i.members.alive(i.opts.Name))
+	}
+	if node == nil || !again(i.lastAsked, origin, i.now()) {
 		return
 	}
-	n.metrics.sent.WithLabelValues(kindName(k.kind), "packet").Inc()
-	if err := ml.SendBestEffort(to, m); err != nil {
-		n.metrics.dropped.WithLabelValues("packet").Inc()
-		n.log.Debug("sending a packet", "to", to.Name, "err", err)
+	b, err := wire.EncodeCertRequest(&wire.CertRequest{KeyId: id[:], From: i.opts.Name})
+	if err != nil {
+		i.log.Error("asking for a certificate", "key", id, "err", err)
+		return
 	}
+	i.lanes.put(node, "ask "+id.String(), message(typeCertRequest, b))
+}
+
+// certRequest answers who asks for a certificate that is known here.
+func (i *intake) certRequest(content []byte) {
+	r, err := wire.DecodeCertRequest(content)
+	if err != nil {
+		i.refuse(wire.Kind_CERT, "", reasonMalformed, err)
+		return
+	}
+	id := fleet.KeyID(r.GetKeyId())
+	cert, node := i.store.cert(id), i.members.find(r.GetFrom())
+	if cert == nil || node == nil || !again(i.lastAnswered, r.GetFrom(), i.now()) {
+		return
+	}
+	b, err := wire.EncodeCertResponse(&wire.CertResponse{Cert: cert.DER})
+	if err != nil {
+		i.log.Error("answering with a certificate", "key", id, "err", err)
+		return
+	}
+	i.lanes.put(node, "answer "+id.String(), message(typeCertResponse, b))
+}
+
+// correct sends an origin the newest record that is known of it: a member that
+// restarted without its epoch learns so above what it has to go. A duplicated or
+// overtaken packet causes one too, which its origin ignores.
+func (i *intake) correct(k slot) {
+	node, raw := i.members.find(k.origin), i.store.raw(k)
+	if node == nil || raw == nil || !again(i.lastCorrected, k.origin, i.now()) {
+		return
+	}
+	i.deliver(node, k, raw)
+}
+
+// again reports whether nothing was sent to the member in the last second, and
+// notes that it is now.
+func again(last map[string]time.Time, k string, now time.Time) bool {
+	if at, ok := last[k]; ok && now.Sub(at) < againAfter {
+		return false
+	}
+	if len(last) >= maxNotes {
+		clear(last)
+	}
+	last[k] = now
+	return true
 }
 
 // lanes send messages over streams, one at a time to each member, without ever

@@ -42,12 +42,12 @@ type slot struct {
 	key    string
 }
 
-// record is the newest version of a slot. Records are not changed but for the
-// forgetting of their content.
+// record is the newest version of a slot. Once it is held a record is not changed,
+// only replaced.
 type record struct {
 	by             subject
 	epoch, version uint64
-	raw            []byte          // the envelope as it came; nil if forgotten
+	raw            []byte          // the envelope as it came; nil if forgotten, or a digest
 	status         *regions.Status // of a STATUS
 	heard          time.Time
 	keyID          fleet.KeyID
@@ -73,19 +73,22 @@ func newStore() *store {
 
 // order is the epoch and version that a slot is at, zeros if it is empty.
 func (s *store) order(k slot) (epoch, version uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if r := s.slots[k]; r != nil {
+	if r := s.get(k); r != nil {
 		return r.epoch, r.version
 	}
 	return 0, 0
 }
 
-// raw is the envelope that a slot holds, nil if none.
-func (s *store) raw(k slot) []byte {
+// get is the record that a slot holds, nil if none.
+func (s *store) get(k slot) *record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if r := s.slots[k]; r != nil {
+	return s.slots[k]
+}
+
+// raw is the envelope that a slot holds, nil if none.
+func (s *store) raw(k slot) []byte {
+	if r := s.get(k); r != nil {
 		return r.raw
 	}
 	return nil

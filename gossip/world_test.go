@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,6 +49,8 @@ type world struct {
 type proc struct {
 	*gossip.Node
 	registry *prometheus.Registry
+	place    *gossiptest.Transport
+	draining atomic.Bool // what an agent says from its next status on
 	stop     context.CancelFunc
 	ended    chan struct{}
 
@@ -135,7 +138,8 @@ func (w *world) add(member string, change func(*gossip.Options)) *proc {
 	o := gossip.DefaultOptions()
 	o.Name, o.Identity, o.Roots = member, w.identity(member), w.roots
 	o.Keys, o.Label = [][]byte{gossipKey}, "test"
-	o.Transport = w.net.Transport(addr)
+	p.place = w.net.Transport(addr)
+	o.Transport = p.place
 	o.Seeds = gossip.StaticSeeds(seedAddr.String())
 	o.Registry = p.registry
 	o.OnRecord = func(r gossip.Received) {
@@ -174,7 +178,9 @@ func (w *world) agent(member string) *proc {
 		tick := time.NewTicker(500 * time.Millisecond)
 		defer tick.Stop()
 		for load := uint32(0); ; load++ {
-			if err := p.PublishStatus(statusOf(member, load)); err != nil {
+			s := statusOf(member, load)
+			s.Draining = p.draining.Load()
+			if err := p.PublishStatus(s); err != nil {
 				w.t.Errorf("publish status of %s: %v", member, err)
 			}
 			select {

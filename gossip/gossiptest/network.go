@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -103,7 +104,11 @@ type Transport struct {
 	conns   chan net.Conn
 	done    chan struct{}
 	streams map[*stream]struct{} // with the network's lock
+	sent    atomic.Int64         // bytes in packets
 }
+
+// Sent is how many bytes the member has sent in packets, lost ones too.
+func (t *Transport) Sent() int64 { return t.sent.Load() }
 
 var _ memberlist.NodeAwareTransport = (*Transport)(nil)
 
@@ -139,6 +144,7 @@ func (t *Transport) WriteTo(b []byte, addr string) (time.Time, error) {
 	if err != nil {
 		return now, fmt.Errorf("send a packet: %w", err)
 	}
+	t.sent.Add(int64(len(b)))
 	n := t.net
 	n.mu.Lock()
 	peer, delay := n.lookLocked(t.addr, to)

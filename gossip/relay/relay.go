@@ -187,7 +187,7 @@ func (q *Queue) Take(now time.Time, members, overhead, limit int) []Passed {
 // times is how often a message is taken among so many members: at least
 // Retransmit times.
 func (l *Limits) times(members int) int {
-	digits := 1 // ceil(log10(members+1))
+	digits := 1 // of the decimal logarithm of members+1, rounded up
 	for reach := 10; reach < members+1; reach *= 10 {
 		digits++
 	}

@@ -82,9 +82,39 @@ func FuzzDecodeSmall(f *testing.F) {
 	f.Add(must(wire.EncodeMeta(&wire.Meta{Protocol: 1, Role: wire.Role_AGENT, Region: "eu-west"})))
 	f.Add(must(wire.EncodeCertRequest(&wire.CertRequest{KeyId: make([]byte, 8), From: "d1"})))
 	f.Add(must(wire.EncodeCertResponse(&wire.CertResponse{Cert: []byte("der")})))
+	f.Add(must(wire.EncodeWant(&wire.Want{Origin: "eu-west/a", Epoch: 7, Version: 12, From: "d1"})))
 	f.Fuzz(func(_ *testing.T, b []byte) {
 		_, _ = wire.DecodeMeta(b)
 		_, _ = wire.DecodeCertRequest(b)
 		_, _ = wire.DecodeCertResponse(b)
+		_, _ = wire.DecodeWant(b)
+	})
+}
+
+func FuzzDecodeDigest(f *testing.F) {
+	f.Add(must(wire.EncodeDigest(wire.DigestOf(sampleStatus()))))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		d, err := wire.DecodeDigest(b)
+		if err != nil {
+			return
+		}
+		again, err := wire.DecodeDigest(must(wire.EncodeDigest(d)))
+		if err != nil || !proto.Equal(again, d) {
+			t.Errorf("%v became %v, error %v", d, again, err)
+		}
+	})
+}
+
+func FuzzDecodeHeld(f *testing.F) {
+	f.Add(must(wire.EncodeHeld(&wire.Held{Envelope: []byte("e"), AgeMs: 1500})))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := wire.DecodeHeld(b)
+		if err != nil {
+			return
+		}
+		again, err := wire.DecodeHeld(must(wire.EncodeHeld(h)))
+		if err != nil || !proto.Equal(again, h) {
+			t.Errorf("%v became %v, error %v", h, again, err)
+		}
 	})
 }
