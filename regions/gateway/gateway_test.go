@@ -271,7 +271,9 @@ func TestForwardingFieldsOfAStrangerAreDropped(t *testing.T) {
 	if h := d.notes.heads[0]; h.Get("X-Forwarded-Proto") != "" || h.Get("X-Forwarded-Host") != "" {
 		t.Errorf("a stranger's word went on: %v", h)
 	}
-	d = open(t, func(o *gateway.Options) { o.Policy.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")} })
+	d = open(t, func(o *gateway.Options) {
+		o.Policy.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
+	})
 	d.do("POST", "/v2/models/llama/generate", fields...)
 	if h := d.notes.heads[0]; h.Get("X-Forwarded-Proto") != "https" || h.Get("X-Forwarded-Host") != "evil.example" {
 		t.Errorf("a trusted proxy's word was dropped: %v", h)
