@@ -5,59 +5,69 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"slices"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/rhumb-lb/rhumb/cmd/internal/config"
 	"github.com/rhumb-lb/rhumb/cmd/internal/telemetry"
 )
 
-// daemon is an agent or a director.
-type daemon interface {
+// daemon is an agent or a director with options O.
+type daemon[O any] interface {
 	Run(ctx context.Context) error
+	Reload(o O) error
 }
 
-// setup is what a daemon is made from.
-type setup struct {
-	cfg      *config.Config
+// kit is what every daemon is given besides its configuration.
+type kit struct {
+	level    *slog.LevelVar
 	log      *slog.Logger
 	registry *prometheus.Registry
 	build    telemetry.Build
 }
 
-func (s *setup) now() time.Time { return time.Now() }
+// role says how to run one kind of daemon.
+type role[O any] struct {
+	name, short, long string
+	options           func(*config.Config, *kit) (O, error)
+	start             func(O) (daemon[O], error)
+}
 
-// newDaemon is the command of a daemon that make makes.
-func newDaemon(role, short, long string, make func(*setup) (daemon, error)) *cobra.Command {
+// command is the daemon's command.
+func (r role[O]) command() *cobra.Command {
 	var file string
 	src := config.Source{Environ: os.Environ()}
 	cmd := &cobra.Command{
-		Use: role, Short: short, Long: long, Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := config.Load(file, src)
-			if err != nil {
-				return badInput{err}
-			}
-			if !slices.Contains(cfg.Roles(), role) {
-				return badInput{fmt.Errorf("%s has no section %q; it configures: %v", file, role, cfg.Roles())}
-			}
-			log, err := telemetry.NewLogger(cmd.ErrOrStderr(), cfg.Log.Level, cfg.Log.Format)
-			if err != nil {
-				return badInput{err}
-			}
-			build := telemetry.ReadBuild()
-			d, err := make(&setup{cfg: cfg, log: log, registry: telemetry.NewRegistry(build), build: build})
-			if err != nil {
-				return err
-			}
-			return d.Run(cmd.Context())
-		},
+		Use: r.name, Short: r.short, Long: r.long, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return r.run(cmd, file, src) },
 	}
 	cmd.Flags().StringVarP(&file, "config", "c", "", "configuration `file`")
 	cmd.Flags().StringArrayVar(&src.Set, "set", nil, "set one `path=value` over the file; can be repeated")
 	_ = cmd.MarkFlagRequired("config") // it exists
 	return cmd
+}
+
+func (r role[O]) run(cmd *cobra.Command, file string, src config.Source) error {
+	cfg, k, err := r.load(cmd, file, src)
+	if err != nil {
+		return badInput{err}
+	}
+	o, err := r.options(cfg, k)
+	if err != nil {
+		return badInput{fmt.Errorf("%s: %w", file, err)}
+	}
+	d, err := r.start(o)
+	if err != nil {
+		return badInput{fmt.Errorf("%s: %w", file, err)}
+	}
+	g, ctx := errgroup.WithContext(cmd.Context())
+	ctx, stop := context.WithCancel(ctx)
+	g.Go(func() error {
+		defer stop()
+		return d.Run(ctx)
+	})
+	g.Go(r.watcher(ctx, d, cfg, k, file, src))
+	return g.Wait()
 }

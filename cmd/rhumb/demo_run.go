@@ -49,5 +49,9 @@ func demoLog(to io.Writer, level string) (*slog.Logger, error) {
 	if level == "" {
 		return slog.New(slog.DiscardHandler), nil
 	}
-	return telemetry.NewLogger(to, level, "text")
+	lowest, err := telemetry.ParseLevel(level)
+	if err != nil {
+		return nil, err
+	}
+	return telemetry.NewLogger(to, lowest, "text")
 }

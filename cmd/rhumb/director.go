@@ -1,25 +1,24 @@
 package main
 
 import (
+	"time"
+
 	"github.com/spf13/cobra"
 
+	"github.com/rhumb-lb/rhumb/cmd/internal/config"
 	"github.com/rhumb-lb/rhumb/director/node"
 )
 
 func newDirector() *cobra.Command {
-	return newDaemon("director", "Run a director: DNS, redirects and the mind behind them",
-		`Run a director: it hears the regions, plans, and answers clients by DNS and by
+	return role[node.Options]{
+		name: "director", short: "Run a director: DNS, redirects and the mind behind them",
+		long: `Run a director: it hears the regions, plans, and answers clients by DNS and by
 redirect. SIGTERM ends it. SIGHUP, or a changed file, reloads its configuration.`,
-		func(s *setup) (daemon, error) {
-			o, err := s.cfg.DirectorOptions(s.now())
-			if err != nil {
-				return nil, badInput{err}
-			}
-			o.Logger, o.Registry = s.log, s.registry
-			n, err := node.New(o)
-			if err != nil {
-				return nil, badInput{err}
-			}
-			return n, nil
-		})
+		options: func(cfg *config.Config, k *kit) (node.Options, error) {
+			o, err := cfg.DirectorOptions(time.Now())
+			o.Logger, o.Registry = k.log, k.registry
+			return o, err
+		},
+		start: func(o node.Options) (daemon[node.Options], error) { return node.New(o) },
+	}.command()
 }

@@ -29,7 +29,7 @@ drains.`,
 				m.Name = name
 				o.Models = append(o.Models, m)
 			}
-			log, err := telemetry.NewLogger(cmd.ErrOrStderr(), slog.LevelInfo.String(), "text")
+			log, err := telemetry.NewLogger(cmd.ErrOrStderr(), slog.LevelInfo, "text")
 			if err != nil {
 				return err
 			}

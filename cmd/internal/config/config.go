@@ -5,7 +5,8 @@
 //
 // A setting's value comes from, in rising order: its default (the tag beside
 // the field below), the file, the environment variable RHUMB_SECTION_KEY, the
-// flag --set section.key=value. Names that a user chooses (models, regions,
+// flag --set section.key=value. A field with the tag reload:"live" can change while
+// a daemon runs, all others by a restart. Names that a user chooses (models, regions,
 // hosts) are values of list items, never map keys. This is the only package
 // that uses viper.
 package config
@@ -25,7 +26,7 @@ type Config struct {
 	Zone   Zone   `mapstructure:"zone"`
 	// TrustedProxies are the networks whose X-Forwarded-For is believed. Empty
 	// believes nobody: a client could otherwise choose its own place.
-	TrustedProxies []netip.Prefix `mapstructure:"trusted_proxies"`
+	TrustedProxies []netip.Prefix `mapstructure:"trusted_proxies" reload:"live"`
 	// Director is nil unless the file has a director section.
 	Director *Director `mapstructure:"director"`
 	// Agent is nil unless the file has an agent section.
@@ -34,8 +35,8 @@ type Config struct {
 
 // Log says how a daemon logs; it always writes to standard error.
 type Log struct {
-	Level  string `mapstructure:"level" default:"info"`  // debug, info, warn or error
-	Format string `mapstructure:"format" default:"text"` // text or json
+	Level  string `mapstructure:"level" default:"info" reload:"live"` // debug, info, warn or error
+	Format string `mapstructure:"format" default:"text"`              // text or json
 }
 
 // TLS names a certificate and its key, both PEM. Both empty means no TLS.
@@ -48,8 +49,8 @@ type TLS struct {
 // needs both a token and TLS.
 type Admin struct {
 	Listen    string `mapstructure:"listen" default:"127.0.0.1:8088"`
-	TokenFile string `mapstructure:"token_file"`
-	TLS       TLS    `mapstructure:"tls"`
+	TokenFile string `mapstructure:"token_file" reload:"live"`
+	TLS       TLS    `mapstructure:"tls" reload:"live"`
 }
 
 // Gossip is the daemon's place in the fleet's gossip.
@@ -75,11 +76,11 @@ type Fleet struct {
 // the trailing dot.
 type Zone struct {
 	Name   string        `mapstructure:"name"`
-	Serial uint32        `mapstructure:"serial"` // of the SOA; raise it with every change, the same on all directors
-	NS     []NameServer  `mapstructure:"ns"`
-	Names  []ServiceName `mapstructure:"names"`
-	TTL    time.Duration `mapstructure:"ttl" default:"20s"` // of routed answers, 5 s to 60 s
-	Static []Record      `mapstructure:"static"`
+	Serial uint32        `mapstructure:"serial" reload:"live"` // of the SOA; raise it with every change, the same on all directors
+	NS     []NameServer  `mapstructure:"ns" reload:"live"`
+	Names  []ServiceName `mapstructure:"names" reload:"live"`
+	TTL    time.Duration `mapstructure:"ttl" default:"20s" reload:"live"` // of routed answers, 5 s to 60 s
+	Static []Record      `mapstructure:"static" reload:"live"`
 }
 
 // NameServer is one of the zone's name servers, <name>.<zone>.
@@ -110,14 +111,14 @@ type Director struct {
 	Redirect Redirect `mapstructure:"redirect"`
 	// StateFile keeps the last good state over a restart; empty keeps none.
 	StateFile string `mapstructure:"state_file"`
-	Geo       Geo    `mapstructure:"geo"`
+	Geo       Geo    `mapstructure:"geo" reload:"live"`
 }
 
 // DNS is the authoritative name server, UDP and TCP on each address.
 type DNS struct {
 	Listen []string `mapstructure:"listen"`
 	// Why serves _why.<zone> TXT, which tells an asker how it is routed.
-	Why bool `mapstructure:"why" default:"false"`
+	Why bool `mapstructure:"why" default:"false" reload:"live"`
 }
 
 // Redirect is the HTTP redirector; without an address there is none.
@@ -125,15 +126,15 @@ type Redirect struct {
 	Listen []string `mapstructure:"listen"`
 	// Location is "name" for <region>.route.<zone>, or "endpoint" for the
 	// region's own address.
-	Location string `mapstructure:"location" default:"name"`
+	Location string `mapstructure:"location" default:"name" reload:"live"`
 	// Scheme and Port are those of the regions' gateways in <region>.route.<zone>;
 	// port 0 is the scheme's own.
-	Scheme string `mapstructure:"scheme" default:"https"`
-	Port   int    `mapstructure:"port"`
+	Scheme string `mapstructure:"scheme" default:"https" reload:"live"`
+	Port   int    `mapstructure:"port" reload:"live"`
 	// Addresses are those of all directors' redirectors, for route.<zone>. Empty
 	// means those of the zone's name servers.
-	Addresses []netip.Addr `mapstructure:"addresses"`
-	TLS       TLS          `mapstructure:"tls"`
+	Addresses []netip.Addr `mapstructure:"addresses" reload:"live"`
+	TLS       TLS          `mapstructure:"tls" reload:"live"`
 }
 
 // Geo says where clients are. An empty File means the built-in country table.
@@ -160,15 +161,15 @@ type Agent struct {
 	Models    []Model     `mapstructure:"models"`
 	Discovery []Discovery `mapstructure:"discovery"`
 	Listen    []string    `mapstructure:"listen"` // the gateway
-	TLS       TLS         `mapstructure:"tls"`
+	TLS       TLS         `mapstructure:"tls" reload:"live"`
 	// Balance is how a pod is chosen among those of a model: least-connections,
 	// round-robin, weighted, ip-hash or uri-hash.
 	Balance string `mapstructure:"balance" default:"least-connections"`
 	// Linger is how long a stopping agent still takes new requests: until clients
 	// have heard that they go elsewhere.
-	Linger time.Duration `mapstructure:"linger" default:"25s"`
+	Linger time.Duration `mapstructure:"linger" default:"25s" reload:"live"`
 	Limits Limits        `mapstructure:"limits"`
-	Auth   Auth          `mapstructure:"auth"`
+	Auth   Auth          `mapstructure:"auth" reload:"live"`
 }
 
 // Location is a place in degrees, north and east positive.
@@ -213,13 +214,13 @@ type Pod struct {
 // Limits bounds a request at the gateway. There is no limit on a whole request:
 // a stream may run for hours as long as bytes flow.
 type Limits struct {
-	Body          Size          `mapstructure:"body" default:"100MiB"`        // request body
-	Header        Size          `mapstructure:"header" default:"32KiB"`       // request line and headers
-	HeaderTimeout time.Duration `mapstructure:"header_timeout" default:"5s"`  // to receive them
-	ReadTimeout   time.Duration `mapstructure:"read_timeout" default:"600s"`  // between two reads
-	WriteTimeout  time.Duration `mapstructure:"write_timeout" default:"600s"` // between two writes
-	IdleTimeout   time.Duration `mapstructure:"idle_timeout" default:"60s"`   // between two requests of a connection
-	DrainTimeout  time.Duration `mapstructure:"drain_timeout" default:"600s"` // for requests in flight at shutdown
+	Body          Size          `mapstructure:"body" default:"100MiB" reload:"live"`        // request body
+	Header        Size          `mapstructure:"header" default:"32KiB"`                     // request line and headers
+	HeaderTimeout time.Duration `mapstructure:"header_timeout" default:"5s"`                // to receive them
+	ReadTimeout   time.Duration `mapstructure:"read_timeout" default:"600s" reload:"live"`  // between two reads
+	WriteTimeout  time.Duration `mapstructure:"write_timeout" default:"600s" reload:"live"` // between two writes
+	IdleTimeout   time.Duration `mapstructure:"idle_timeout" default:"60s"`                 // between two requests of a connection
+	DrainTimeout  time.Duration `mapstructure:"drain_timeout" default:"600s" reload:"live"` // for requests in flight at shutdown
 }
 
 // Auth says who may use the gateway.

@@ -10,14 +10,19 @@ import (
 	"runtime/debug"
 )
 
-// NewLogger returns a logger that writes to w. Level is debug, info, warn or
-// error; format is text or json. Others are an error.
-func NewLogger(w io.Writer, level, format string) (*slog.Logger, error) {
-	var lowest slog.Level
-	if err := lowest.UnmarshalText([]byte(level)); err != nil {
-		return nil, fmt.Errorf("log level %q: %w; use debug, info, warn or error", level, err)
+// ParseLevel reads debug, info, warn or error.
+func ParseLevel(level string) (slog.Level, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return l, fmt.Errorf("log level %q: %w; use debug, info, warn or error", level, err)
 	}
-	options := &slog.HandlerOptions{Level: lowest}
+	return l, nil
+}
+
+// NewLogger returns a logger that writes to w what is of a level or above; a
+// [slog.LevelVar] can be changed while it logs. Format is text or json.
+func NewLogger(w io.Writer, level slog.Leveler, format string) (*slog.Logger, error) {
+	options := &slog.HandlerOptions{Level: level}
 	switch format {
 	case "text":
 		return slog.New(slog.NewTextHandler(w, options)), nil

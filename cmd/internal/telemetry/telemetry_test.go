@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"log/slog"
 	"runtime/debug"
 	"strings"
 	"testing"
@@ -19,7 +20,11 @@ func TestNewLogger(t *testing.T) {
 	}
 	for _, test := range tests {
 		var out strings.Builder
-		logger, err := NewLogger(&out, test.level, test.format)
+		level, err := ParseLevel(test.level)
+		if err != nil {
+			t.Fatal(err)
+		}
+		logger, err := NewLogger(&out, level, test.format)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -34,10 +39,27 @@ func TestNewLogger(t *testing.T) {
 			t.Errorf("%s %s: %q in %s", test.level, test.format, test.absent, out.String())
 		}
 	}
-	for _, bad := range [][2]string{{"loud", "text"}, {"info", "xml"}} {
-		if _, err := NewLogger(nil, bad[0], bad[1]); err == nil {
-			t.Errorf("%v was accepted", bad)
-		}
+	if _, err := ParseLevel("loud"); err == nil {
+		t.Error("level loud was accepted")
+	}
+	if _, err := NewLogger(nil, slog.LevelInfo, "xml"); err == nil {
+		t.Error("format xml was accepted")
+	}
+}
+
+// TestLevelChanges: a level can change while a logger writes.
+func TestLevelChanges(t *testing.T) {
+	var out strings.Builder
+	var level slog.LevelVar
+	logger, err := NewLogger(&out, &level, "text")
+	if err != nil {
+		t.Fatal(err)
+	}
+	logger.Debug("before")
+	level.Set(slog.LevelDebug)
+	logger.Debug("after")
+	if got := out.String(); strings.Contains(got, "before") || !strings.Contains(got, "after") {
+		t.Errorf("logged %q", got)
 	}
 }
 
