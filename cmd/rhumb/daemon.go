@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
@@ -50,10 +52,15 @@ func (r role[O]) command() *cobra.Command {
 }
 
 func (r role[O]) run(cmd *cobra.Command, file string, src config.Source) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP) // which would end the process, from its first moment on
+	defer signal.Stop(hangup)
 	cfg, k, err := r.load(cmd, file, src)
 	if err != nil {
 		return badInput{err}
 	}
+	w := r.watcher(cfg, k, file, src)
+	w.Hangup = hangup
 	o, err := r.options(cfg, k)
 	if err != nil {
 		return badInput{fmt.Errorf("%s: %w", file, err)}
@@ -68,6 +75,6 @@ func (r role[O]) run(cmd *cobra.Command, file string, src config.Source) error {
 		defer stop()
 		return d.Run(ctx)
 	})
-	g.Go(r.watcher(ctx, d, cfg, k, file, src))
+	g.Go(func() error { return r.watch(ctx, w, d, k) })
 	return g.Wait()
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/pool"
 )
 
 func (c *checker) agent(a *Agent) {
@@ -15,7 +16,7 @@ func (c *checker) agent(a *Agent) {
 	if err := regions.ID(a.Region).Validate(); err != nil {
 		c.fail("agent.region", fmt.Sprintf("%q is not a region's name", a.Region), "write a lower-case DNS label, like eu-west")
 	}
-	if !c.doc.has("agent.location") {
+	if !c.doc.Has("agent.location") {
 		c.fail("agent.location", "is missing", "write where the region is, like {lat: 50.11, lon: 8.68}")
 	} else {
 		c.location("agent.location", a.Location.Lat, a.Location.Lon)
@@ -26,8 +27,12 @@ func (c *checker) agent(a *Agent) {
 	c.some("agent.listen", len(a.Listen), "list the gateway's addresses, like :8080")
 	c.serveAll("agent.listen", a.Listen)
 	c.tls("agent.tls", &a.TLS)
+	if _, err := pool.ByName(a.Balance); err != nil {
+		c.fail("agent.balance", err.Error(), "write one of them")
+	}
+	between(c, "agent.linger", a.Linger, 0, time.Hour)
 	c.limits(a.Limits)
-	c.auth(a.Auth)
+	c.auth(&a.Auth)
 }
 
 func notInName(r rune) bool {
@@ -47,7 +52,7 @@ func (c *checker) endpoints(list []Endpoint) {
 		parsed, err := regions.ParseEndpoint(e.URL, e.Addresses...)
 		switch {
 		case err != nil || !isHost(parsed.Host):
-			c.fail(at+".url", fmt.Sprintf("%q is not an endpoint", e.URL), "write scheme, host and port only, like https://eu-west.example.com:8443")
+			c.fail(at+".url", fmt.Sprintf("%q is not a URL of scheme, host and port", e.URL), "write http or https, the host and perhaps a port, like https://eu-west.example.com:8443")
 		case len(parsed.Addrs) == 0:
 			c.fail(at+".addresses", "is missing", "list the addresses of "+parsed.Host+" for DNS to answer")
 		}
@@ -176,20 +181,22 @@ func (c *checker) limits(l Limits) {
 	between(c, "agent.limits.drain_timeout", l.DrainTimeout, 0, 24*time.Hour)
 }
 
-// auth refuses the mode that this version can't enforce: a file that asks for
-// keys must not start a gateway that is open.
-func (c *checker) auth(a Auth) {
-	switch a.Mode {
-	case "none":
-		if a.KeysFile != "" {
-			c.fail("agent.auth.keys_file", "has no effect with mode none", "remove it")
+// auth checks who may use the gateway. A file of keys without the mode would look
+// as if it guarded something.
+func (c *checker) auth(a *Auth) {
+	c.oneOf("agent.auth.mode", a.Mode, "none", "keys")
+	if a.Mode == "none" {
+		for _, x := range [...]struct{ path, file string }{{"agent.auth.keys_file", a.KeysFile}, {"agent.auth.pepper_file", a.PepperFile}} {
+			if x.file != "" {
+				c.fail(x.path, "has no effect with agent.auth.mode none", "write mode: keys, or remove this")
+			}
 		}
-		if a.PepperFile != "" {
-			c.fail("agent.auth.pepper_file", "has no effect with mode none", "remove it")
-		}
-	case "keys":
-		c.fail("agent.auth.mode", "this version has no API keys", "write none and put the gateway behind something that checks who asks")
-	default:
-		c.fail("agent.auth.mode", fmt.Sprintf("%q is not a mode", a.Mode), "write none")
+		return
 	}
+	keygen, pepper := optional, optional
+	if a.Mode == "keys" {
+		keygen, pepper = "rhumb keygen key ID --keys FILE", "rhumb keygen pepper"
+	}
+	c.file("agent.auth.keys_file", &a.KeysFile, keygen)
+	c.file("agent.auth.pepper_file", &a.PepperFile, pepper)
 }
