@@ -12,6 +12,7 @@ import (
 	"github.com/rhumb-lb/rhumb/gossip"
 	"github.com/rhumb-lb/rhumb/gossip/fleet"
 	"github.com/rhumb-lb/rhumb/regions/admin"
+	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
 )
 
 // maxSecret bounds the small files: keys and tokens are one line.
@@ -97,6 +98,9 @@ func readLine(file string) (string, error) {
 	}
 	return line, nil
 }
+
+// ReadPepper reads the file that agent.auth.pepper_file names.
+func ReadPepper(file string) ([]byte, error) { return readKey(file, keyring.HashSize) }
 
 // readKey reads random bytes that stand in a file as one line of base64.
 func readKey(file string, size int) ([]byte, error) {

@@ -158,7 +158,7 @@ func (a Auth) keys() (*keyring.Ring, error) {
 	if a.Mode != "keys" {
 		return nil, nil //nolint:nilnil // no keys is a choice
 	}
-	pepper, err := readKey(a.PepperFile, keyring.HashSize)
+	pepper, err := ReadPepper(a.PepperFile)
 	if err != nil {
 		return nil, fmt.Errorf("agent.auth.pepper_file: %w", err)
 	}

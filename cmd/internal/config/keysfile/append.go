@@ -16,10 +16,11 @@ import (
 	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
 )
 
-// Entry is a key as it stands in the file, an item of the list "keys".
+// Entry is a key as it stands in the file, an item of the list "keys". Texts are
+// quoted: a hash of digits only would be a number.
 func Entry(k keyring.Key) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "- id: %s\n  hash: %s\n", k.ID, hex.EncodeToString(k.Hash[:]))
+	fmt.Fprintf(&b, "- id: %q\n  hash: %q\n", k.ID, hex.EncodeToString(k.Hash[:]))
 	if len(k.Models) > 0 {
 		quoted := make([]string, len(k.Models))
 		for i, m := range k.Models {

@@ -60,7 +60,9 @@ func parse(path string, data []byte) ([]keyring.Key, error) {
 	for i, e := range f.Keys {
 		at := fmt.Sprintf("keys[%d]", i)
 		fail := func(key, what, remedy string) {
-			doc.Fail(doc.Line(strict.Join(at, key)), strict.Join(at, key), what, remedy)
+			if path := strict.Join(at, key); !doc.Tainted(path) { // else it was reported
+				doc.Fail(doc.Line(path), path, what, remedy)
+			}
 		}
 		if j, twice := first[e.ID]; twice {
 			fail("id", fmt.Sprintf("%q is already the id of keys[%d]", e.ID, j), "remove one, or make a key with another id")
