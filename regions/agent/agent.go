@@ -113,10 +113,19 @@ func (a *Agent) assemble() error {
 	a.gateway = gateway.New(door)
 	a.server = gateway.NewServer(a.gateway, o.Head, a.log)
 	a.tls = livetls.New(o.TLS)
-	a.server.TLSConfig = a.tls.Server("h2", "http/1.1")
+	a.server.TLSConfig = a.tls.Server(alpn(a.server)...)
 	a.admin = a.adminMux()
 	a.admin.Set(o.Admin)
 	return nil
+}
+
+// alpn are the protocols that a server speaks: a client would use another one that it
+// is offered, and fail.
+func alpn(s *http.Server) []string {
+	if s.Protocols.HTTP2() {
+		return []string{"h2", "http/1.1"}
+	}
+	return []string{"http/1.1"}
 }
 
 func (a *Agent) bind() error {
