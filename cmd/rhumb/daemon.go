@@ -42,7 +42,7 @@ func (r role[O]) command() *cobra.Command {
 	var file string
 	src := config.Source{Environ: os.Environ()}
 	cmd := &cobra.Command{
-		Use: r.name, Short: r.short, Long: r.long, Args: cobra.NoArgs,
+		Use: r.name, Short: r.short, Long: r.long + settingsHelp, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return r.run(cmd, file, src) },
 	}
 	cmd.Flags().StringVarP(&file, "config", "c", "", "configuration `file`")

@@ -99,6 +99,10 @@ func TestSettingsAreStrict(t *testing.T) {
 			`env RHUMB_DIRECTOR_REDIRECT_LISTEN: director.redirect.listen[1]: :8088 is taken by admin.listen; give each server an address of its own`},
 		{"unknown", Source{Environ: []string{"RHUMB_DIRECTOR_STATE_FLIE=x"}},
 			`env RHUMB_DIRECTOR_STATE_FLIE: no such setting; did you mean RHUMB_DIRECTOR_STATE_FILE?`},
+		{"section", Source{Environ: []string{"RHUMB_ZNOE_TTL=30s"}},
+			`env RHUMB_ZNOE_TTL: no such setting; did you mean RHUMB_ZONE_TTL?`},
+		{"underscore", Source{Environ: []string{"RHUMB_LOGLEVEL=debug"}},
+			`env RHUMB_LOGLEVEL: no such setting; did you mean RHUMB_LOG_LEVEL?`},
 		{"far", Source{Environ: []string{"RHUMB_DIRECTOR_EVERYTHING_AT_ONCE=x"}},
 			`env RHUMB_DIRECTOR_EVERYTHING_AT_ONCE: no such setting; unset it, or name a key as RHUMB_SECTION_KEY`},
 		{"list", Source{Environ: []string{"RHUMB_ZONE_NS=ns1"}},
@@ -128,7 +132,7 @@ func TestSettingsAreStrict(t *testing.T) {
 func TestServiceLinks(t *testing.T) {
 	src := Source{SkipFiles: true, Environ: []string{
 		"RHUMB_DIRECTOR_SERVICE_HOST=10.96.0.9", "RHUMB_DIRECTOR_SERVICE_PORT=53", "RHUMB_DIRECTOR_SERVICE_PORT_DNS=53",
-		"RHUMB_DIRECTOR_PORT=tcp://10.96.0.9:53", "RHUMB_DIRECTOR_REDIRECT_PORT=tcp://[fd00::9]:443", "RHUMB_DIRECTOR_PORT_53_TCP_ADDR=10.96.0.9", "RHUMB_PORT=x",
+		"RHUMB_DIRECTOR_PORT=tcp://10.96.0.9:53", "RHUMB_DIRECTOR_REDIRECT_PORT=tcp://[fd00::9]:443", "RHUMB_DIRECTOR_PORT_53_TCP_ADDR=10.96.0.9", "RHUMB_PORT=tcp://10.96.0.9:80", "RHUMB_SERVICE_HOST=10.96.0.9", "RHUMB_VERSION=1.2", "RHUMBA_ZONE_TTL=x",
 	}}
 	if _, err := Parse("rhumb.yaml", []byte(minimal), src); err != nil {
 		t.Error(err)

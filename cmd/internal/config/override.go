@@ -43,6 +43,7 @@ func applySettings(v *viper.Viper, doc *strict.Document, src Source) map[string]
 	for _, s := range settings {
 		paths[envName(s.Path)] = s.Path
 	}
+	names := slices.Sorted(maps.Keys(paths))
 	for _, entry := range src.Environ {
 		name, text, _ := strings.Cut(entry, "=")
 		path, known := paths[name]
@@ -50,8 +51,8 @@ func applySettings(v *viper.Viper, doc *strict.Document, src Source) map[string]
 		case link.MatchString(text): // RHUMB_DIRECTOR_REDIRECT_PORT of a Service rhumb-director-redirect
 		case known:
 			apply(v, doc, origins, "env "+name, path, text)
-		case isOurs(name):
-			doc.Report(Problem{Source: "env " + name, What: "no such setting", Remedy: envRemedy(name, slices.Sorted(maps.Keys(paths)))})
+		case isOurs(name, names):
+			doc.Report(Problem{Source: "env " + name, What: "no such setting", Remedy: envRemedy(name, names)})
 		}
 	}
 	for _, entry := range src.Set {
@@ -130,13 +131,14 @@ var serviceLink = regexp.MustCompile(`_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\
 // ours may be.
 var link = regexp.MustCompile(`^(tcp|udp|sctp)://[\d.:\[\]a-fA-F]+$`)
 
-// isOurs reports whether an unknown variable was meant as a setting: it begins
-// like one of the sections. Others, such as RHUMB_VERSION, may be anybody's.
-func isOurs(name string) bool {
-	if serviceLink.MatchString(name) {
+// isOurs reports whether an unknown variable was meant as a setting: it begins like
+// one of the sections, or is spelt almost like one of the known. Others, such as
+// RHUMB_VERSION, may be anybody's.
+func isOurs(name string, known []string) bool {
+	if !strings.HasPrefix(name, "RHUMB_") || serviceLink.MatchString(name) {
 		return false
 	}
-	return slices.ContainsFunc(settings, func(s strict.Setting) bool {
+	return strict.Nearest(name, known) != "" || slices.ContainsFunc(settings, func(s strict.Setting) bool {
 		return strings.HasPrefix(name, envName(section(s.Path))+"_")
 	})
 }
