@@ -140,9 +140,9 @@ const (
 	answer  = "/v2/models/llama/generate"
 )
 
-// TestAgentReloads runs an agent as people do, and changes its files under load:
-// keys come and go by rhumb keygen and SIGHUP, no request fails whose key stays,
-// and a file that is broken changes nothing. What came by the environment and by
+// TestAgentReloads runs an agent as people do, and changes its files a hundred times
+// under load: keys come and go by rhumb keygen and SIGHUP, no request fails whose
+// key stays, and a file that is broken changes nothing, not even the log's level. What came by the environment and by
 // flags stays as it was.
 func TestAgentReloads(t *testing.T) {
 	t.Setenv("RHUMB_AGENT_LIMITS_BODY", "2KiB")
@@ -180,14 +180,14 @@ func TestAgentReloads(t *testing.T) {
 		})
 	}
 	last := ""
-	for n := range 20 {
+	for n := range 100 {
 		before := done.Load()
 		last = token(fmt.Sprintf("key-%d", n))
 		s.hangup(taken)
 		regionstest.Eventually(t, patience, func() bool { return done.Load() >= before+3 || failed.Load() > 0 }, "requests go on")
 	}
 	good := s.text()
-	s.Write("agent.yaml", good+"zzz: 1\n")
+	s.Write("agent.yaml", good+"log: {level: debug}\nzzz: 1\n")
 	s.hangup(refused)
 	if status, err := s.ask(last, answer, ask); err != nil || status != http.StatusOK {
 		t.Errorf("the last key before the broken file: %d, %v", status, err)
@@ -197,7 +197,7 @@ func TestAgentReloads(t *testing.T) {
 	s.Write("agent.yaml", good)
 	s.Write("keys.yaml", "keys: []\n")
 	s.hangup(taken)
-	if done.Load() < 60 || failed.Load() > 0 {
+	if done.Load() < 300 || failed.Load() > 0 {
 		t.Errorf("%d requests done, %d failed", done.Load(), failed.Load())
 	}
 	for what, c := range map[string]struct {
@@ -213,9 +213,15 @@ func TestAgentReloads(t *testing.T) {
 	if status, err := s.ask(after, answer, `{"text_input":"`+strings.Repeat("x", 3<<10)+`"}`); err != nil || status != http.StatusRequestEntityTooLarge {
 		t.Errorf("a body beyond the environment's limit: %d, %v", status, err)
 	}
-	if n := s.log.count("zzz: no such key"); n == 0 {
-		t.Errorf("the log does not say what was wrong:\n%s", s.log)
+	if s.log.count("zzz: no such key") == 0 || s.log.count("level=DEBUG") > 0 {
+		t.Errorf("the log does not say what was wrong, or says too much:\n%s", s.log)
 	}
+	s.Write("agent.yaml", good+"log: {level: debug}\n")
+	s.hangup(taken)
+	if status, err := s.ask("", "/v2/health/ready", ""); err != nil || status != http.StatusOK {
+		t.Errorf("health: %d, %v", status, err)
+	}
+	regionstest.Eventually(t, patience, func() bool { return s.log.count("level=DEBUG") > 0 }, "the log's level has changed")
 }
 
 // text is the configuration as it is on disk.

@@ -46,15 +46,15 @@ func (c *checker) contents() {
 // readable reports whether a setting names a file that can be read.
 func (c *checker) readable(path, file string) bool { return file != "" && !c.unreadable[path] }
 
-// secret checks a file of random bytes in base64; make is the command for a new
+// secret checks a file of random bytes in base64; maker is the command for a new
 // one.
-func (c *checker) secret(path, file string, size int, make string) []byte {
+func (c *checker) secret(path, file string, size int, maker string) []byte {
 	if !c.readable(path, file) {
 		return nil
 	}
 	key, err := readKey(file, size)
 	if err != nil {
-		c.fail(path, err.Error(), "copy the right file here, or make a new one with "+make)
+		c.fail(path, err.Error(), "copy the right file here, or make a new one with "+maker)
 	}
 	return key
 }
@@ -205,8 +205,11 @@ func (c *checker) certificate(path, file string) (text []byte, x *x509.Certifica
 	}
 	text, err := os.ReadFile(file)
 	if err == nil {
-		block, _ := pem.Decode(text)
-		if block == nil || block.Type != "CERTIFICATE" {
+		block, rest := pem.Decode(text)
+		for block != nil && block.Type != "CERTIFICATE" { // some keep the key in the same file
+			block, rest = pem.Decode(rest)
+		}
+		if block == nil {
 			err = errors.New("no PEM block of type CERTIFICATE")
 		} else if x, err = x509.ParseCertificate(block.Bytes); err == nil {
 			return text, x

@@ -98,3 +98,18 @@ director: {dns: {listen: ["127.0.0.1:53"]}}
 		}
 	}
 }
+
+// TestOneFileForKeyAndCertificate: a server's may be in one file, in any order.
+func TestOneFileForKeyAndCertificate(t *testing.T) {
+	f := surroundings(t)
+	f.Write("good.yaml", goodKeys)
+	f.Write("both.pem", read(t, f.Path("gateway.key"))+read(t, f.Path("gateway.pem")))
+	text := strings.NewReplacer("FLEET", "eu-west", "GATEWAY.pem", "both.pem", "GATEWAY.key", "both.pem", "KEYS", "good.yaml").Replace(served)
+	cfg, err := Load(f.Write("rhumb.yaml", text), Source{Now: atNoon})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o, err := cfg.AgentOptions(noon); err != nil || o.TLS == nil {
+		t.Errorf("options: %v", err)
+	}
+}

@@ -13,12 +13,14 @@ import (
 	"github.com/rhumb-lb/rhumb/cmd/internal/config/strict"
 )
 
-// What is wrong with a configuration, and a number of bytes.
-type (
-	Problem  = strict.Problem
-	Problems = strict.Problems
-	Size     = strict.Size
-)
+// Problem is one thing that is wrong with a configuration.
+type Problem = strict.Problem
+
+// Problems is the error of [Load] and [Parse]: everything that is wrong.
+type Problems = strict.Problems
+
+// Size is a number of bytes. It is written with its unit, as in "64KiB".
+type Size = strict.Size
 
 // Source is what configures a daemon besides its file.
 type Source struct {

@@ -23,7 +23,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // noon is by which certificates are valid.
 var noon = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
 
-// agentFile and directorFile name every kind of file.
+// The configurations name every kind of file between them.
 const (
 	agentFile = `log: {level: info}
 admin: {token_file: admin.token, tls: {cert_file: admin.pem, key_file: admin.key}}
@@ -50,9 +50,9 @@ zone:
 director:
   dns: {listen: ["127.0.0.1:53"]}
   redirect: {listen: [":443"], tls: {cert_file: gateway.pem, key_file: gateway.key}}
-  geo: {file: world.mmdb}
 `
-	keysOf = `keys: [{id: NAME, hash: "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"}]
+	mappedFile = directorFile + "  geo: {file: world.mmdb}\n"
+	keysOf     = `keys: [{id: NAME, hash: "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"}]
 `
 )
 
@@ -82,7 +82,9 @@ func newRig(t *testing.T, text string) *rig {
 	}
 	f.Write("admin.token", "secret\n")
 	f.Write("keys.yaml", strings.Replace(keysOf, "NAME", "one", 1))
-	f.Write("world.mmdb", string(geography(t)))
+	if text == mappedFile {
+		f.Write("world.mmdb", string(geography(t)))
+	}
 	return &rig{
 		Files: f, t: t, text: text, path: f.Write("rhumb.yaml", text),
 		source: config.Source{Now: func() time.Time { return noon }},
@@ -134,7 +136,7 @@ func (r *rig) edit(old, renewed string) {
 
 // later lets some looks pass.
 func (r *rig) later() {
-	time.Sleep(3 * watchEvery)
+	<-time.After(3 * watchEvery) // in virtual time
 	synctest.Wait()
 }
 

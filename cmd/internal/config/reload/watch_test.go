@@ -67,7 +67,7 @@ func TestTaken(t *testing.T) {
 		"the gateway's certificate": {agentFile, func(r *rig) { r.Server("gateway", 7, noon, noon.Add(300*configtest.Day)) }, "changed=[]"},
 		"the admin certificate":     {agentFile, func(r *rig) { r.Server("admin", 7, noon, noon.Add(300*configtest.Day)) }, "changed=[]"},
 		"the redirector's":          {directorFile, func(r *rig) { r.Server("gateway", 7, noon, noon.Add(300*configtest.Day)) }, "changed=[]"},
-		"the geography":             {directorFile, func(r *rig) { r.Write("world.mmdb", string(younger(r.t, geography(r.t)))) }, "changed=[]"},
+		"the geography":             {mappedFile, func(r *rig) { r.Write("world.mmdb", string(younger(r.t, geography(r.t)))) }, "changed=[]"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -112,7 +112,7 @@ func TestRefused(t *testing.T) {
 		"broken keys": {agentFile, func(r *rig) { r.Write("keys.yaml", "keys: 7\n") }, func(r *rig) { r.Write("keys.yaml", strings.Replace(keysOf, "NAME", "new", 1)) }, "keys.yaml:1: keys: is not a list"},
 		"no keys":     {agentFile, func(r *rig) { r.Remove("keys.yaml") }, func(r *rig) { r.Write("keys.yaml", "keys: []") }, "rhumb.yaml:15: agent.auth.keys_file: there is no file"},
 		"half a pair": {agentFile, func(r *rig) { r.Write("gateway.key", "") }, func(r *rig) { r.Server("gateway", 8, noon, noon.Add(99*configtest.Day)) }, "gateway.key is not the private key"},
-		"a geography cut short": {directorFile, func(r *rig) { r.Write("world.mmdb", string(geography(r.t)[:5000])) }, func(r *rig) { r.Write("world.mmdb", string(geography(r.t))) },
+		"a geography cut short": {mappedFile, func(r *rig) { r.Write("world.mmdb", string(geography(r.t)[:5000])) }, func(r *rig) { r.Write("world.mmdb", string(geography(r.t))) },
 			"rhumb.yaml:10: director.geo.file: load the GeoIP database"},
 		"new fleet certificate": {agentFile, another, nil, "only a restart can change the content of fleet.cert_file, the content of fleet.key_file"},
 		"new gossip key":        {agentFile, func(r *rig) { r.Write("gossip.key", configtest.Secret("other")) }, func(r *rig) { r.Write("gossip.key", configtest.Secret("gossip.key")) }, "the content of gossip.key_file"},
