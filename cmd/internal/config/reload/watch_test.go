@@ -161,6 +161,27 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestChangesSinceTheLast: what is logged as changed is so since the last reload, not
+// since the start.
+func TestChangesSinceTheLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, agentFile)
+		r.watch()
+		for n, step := range []struct{ linger, changed string }{
+			{"linger: 5s", "changed=[agent.linger]"},
+			{"linger: 5s\n  limits: {body: 1MiB}", "changed=[agent.limits.body]"},
+			{"linger: 25s\n  limits: {body: 1MiB}", "changed=[agent.linger]"},
+		} {
+			r.edit("linger: 25s", step.linger)
+			r.later()
+			r.took(n+1, 0)
+			if !strings.Contains(r.last(), step.changed) {
+				t.Errorf("logged %s, want %s", r.last(), step.changed)
+			}
+		}
+	})
+}
+
 // TestSighup asks for a reload of what did not change.
 func TestSighup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
