@@ -14,6 +14,7 @@ import (
 	"github.com/rhumb-lb/rhumb/gossip/wire"
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/admin"
+	"github.com/rhumb-lb/rhumb/regions/discovery"
 	"github.com/rhumb-lb/rhumb/regions/gateway"
 	"github.com/rhumb-lb/rhumb/regions/livetls"
 	"github.com/rhumb-lb/rhumb/regions/pool"
@@ -85,6 +86,12 @@ func (a *Agent) assemble() error {
 		pools.Models = append(pools.Models, m.Name)
 	}
 	a.pool = pool.New(pools)
+	found := discovery.NewMetrics(o.Registry)
+	for _, s := range o.Sources {
+		if r, ok := s.(reporter); ok {
+			r.Report(a.log, found)
+		}
+	}
 
 	client := triton.DefaultOptions()
 	client.Dial = o.Dial
@@ -221,6 +228,12 @@ func (a *Agent) nudge() {
 	case a.news <- struct{}{}:
 	default:
 	}
+}
+
+// reporter is a source of pods that has something to log and count. It is given
+// where to before it runs.
+type reporter interface {
+	Report(log *slog.Logger, m *discovery.Metrics)
 }
 
 // prober probes pods by Triton's word on the model.
