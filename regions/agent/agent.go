@@ -20,6 +20,7 @@ import (
 	"github.com/rhumb-lb/rhumb/regions/pool"
 	"github.com/rhumb-lb/rhumb/regions/probe"
 	"github.com/rhumb-lb/rhumb/regions/proxy"
+	"github.com/rhumb-lb/rhumb/regions/scale"
 	"github.com/rhumb-lb/rhumb/regions/triton"
 )
 
@@ -47,8 +48,10 @@ type Agent struct {
 	killed   chan struct{}
 	kill     sync.Once
 
+	facts atomic.Pointer[scale.Facts] // what the demand is made from; nil before the first count
+
 	podsMu sync.Mutex
-	pods   [][]regions.Pod // by source; guarded by podsMu
+	pods   [][]regions.Pod // by source, nil before its first set; guarded by podsMu
 }
 
 // New makes an agent and binds its addresses, so that they are known and an
@@ -121,6 +124,7 @@ func (a *Agent) assemble() error {
 	a.server = gateway.NewServer(a.gateway, o.Head, a.log)
 	a.tls = livetls.New(o.TLS)
 	a.server.TLSConfig = a.tls.Server("h2", "http/1.1")
+	o.Registry.MustRegister(&demand{facts: a.facts.Load, now: o.Now})
 	a.admin = a.adminMux()
 	a.admin.Set(o.Admin)
 	return nil

@@ -39,6 +39,7 @@ type Proxy struct {
 	pooled  *http.Transport // keeps connections
 	fresh   *http.Transport // one connection per request, for replays
 	buffers bufferPool
+	guests  tally // requests spilled in that hold a pod
 	log     *slog.Logger
 	metrics *metrics
 }

@@ -35,8 +35,9 @@ var Imports = []Rule{
 	{Packages: []string{"regions/triton/tritontest"}, May: []string{"regions/triton/inferencepb"}, Never: []string{"testing"}},
 	{Packages: []string{"regions/triton"}, May: []string{"regions", "regions/triton/inferencepb"}},
 	{Packages: []string{"regions/gateway"}, May: []string{"regions", "regions/gateway/keyring"}},
+	{Packages: []string{"regions/scale"}, May: []string{"regions"}, StdOnly: true, Never: outside, Pure: true},
 	{
-		Packages: []string{"regions/probe", "regions/pool", "regions/admit", "regions/gateway/keyring", "regions/scale", "regions/clients"},
+		Packages: []string{"regions/probe", "regions/pool", "regions/admit", "regions/gateway/keyring", "regions/clients"},
 		May:      []string{"regions"},
 	},
 	// What both daemons serve with: replaceable TLS, and the frame of the admin API.
