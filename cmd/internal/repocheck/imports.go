@@ -65,8 +65,8 @@ var Imports = []Rule{
 	},
 	{Packages: []string{"dnsserver"}},
 	{Packages: []string{"dnsserver/dnstest"}, May: []string{"dnsserver"}},
-	// The configuration files of a small world.
-	{Packages: []string{"deploy/example"}, StdOnly: true},
+	// Configurations and manifests; deploy itself has only tests.
+	{Packages: []string{"deploy", "deploy/example"}, StdOnly: true},
 	{
 		Packages: []string{"simulations/..."},
 		May:      []string{"regions/...", "gossip/...", "director/...", "dnsserver/...", "simulations/...", "deploy/example"},
