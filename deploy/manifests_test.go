@@ -61,9 +61,10 @@ func (p place) String() string { return string(p) }
 type world struct {
 	files   map[string]string
 	objects []object
-	secrets map[string][]string // keys of each Secret that the README makes
-	rhumb   string              // the built binary
-	metrics map[string]bool     // of a running agent and a running pod
+	readme  string
+	secrets map[string]map[string]string // keys of each Secret that the README makes, and their files
+	rhumb   string                       // the built binary
+	series  string                       // metrics of a running agent and a running pod, as text
 }
 
 // decode reads all documents, strictly.
@@ -191,7 +192,7 @@ func secretsOf(text string) map[string]map[string]string {
 // load reads the manifests and the README.
 func load(t *testing.T) *world {
 	t.Helper()
-	w := &world{files: map[string]string{}, secrets: map[string][]string{}}
+	w := &world{files: map[string]string{}}
 	names, err := filepath.Glob("manifests/*")
 	if err != nil || len(names) < 8 {
 		t.Fatalf("manifests: %v, %v", names, err)
@@ -199,9 +200,8 @@ func load(t *testing.T) *world {
 	for _, name := range names {
 		w.files[filepath.Base(name)] = read(t, name)
 	}
-	for name, keys := range secretsOf(read(t, "README.md")) {
-		w.secrets[name] = slices.Sorted(maps.Keys(keys))
-	}
+	w.readme = read(t, "README.md")
+	w.secrets = secretsOf(w.readme)
 	if len(w.secrets) < 5 {
 		t.Fatalf("the README makes only the Secrets %v", w.secrets)
 	}
@@ -223,12 +223,21 @@ type spoilt struct{ file, old, with, want string }
 // spoil makes the mistake.
 func (s spoilt) spoil(t *testing.T, w *world) *world {
 	t.Helper()
-	if !strings.Contains(w.files[s.file], s.old) {
+	bad := *w
+	text := w.files[s.file]
+	if s.file == "README.md" {
+		text = w.readme
+	}
+	if !strings.Contains(text, s.old) {
 		t.Fatalf("%s has no %q to spoil", s.file, s.old)
 	}
-	bad := *w
+	text = strings.ReplaceAll(text, s.old, s.with)
+	if s.file == "README.md" {
+		bad.readme, bad.secrets = text, secretsOf(text)
+		return &bad
+	}
 	bad.files = maps.Clone(w.files)
-	bad.files[s.file] = strings.ReplaceAll(bad.files[s.file], s.old, s.with)
+	bad.files[s.file] = text
 	return &bad
 }
 
