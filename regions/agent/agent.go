@@ -14,11 +14,13 @@ import (
 	"github.com/rhumb-lb/rhumb/gossip/wire"
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/admin"
+	"github.com/rhumb-lb/rhumb/regions/discovery"
 	"github.com/rhumb-lb/rhumb/regions/gateway"
 	"github.com/rhumb-lb/rhumb/regions/livetls"
 	"github.com/rhumb-lb/rhumb/regions/pool"
 	"github.com/rhumb-lb/rhumb/regions/probe"
 	"github.com/rhumb-lb/rhumb/regions/proxy"
+	"github.com/rhumb-lb/rhumb/regions/scale"
 	"github.com/rhumb-lb/rhumb/regions/triton"
 )
 
@@ -46,8 +48,10 @@ type Agent struct {
 	killed   chan struct{}
 	kill     sync.Once
 
+	facts atomic.Pointer[scale.Facts] // what the demand is made from; nil before the first count
+
 	podsMu sync.Mutex
-	pods   [][]regions.Pod // by source; guarded by podsMu
+	pods   [][]regions.Pod // by source, nil before its first set; guarded by podsMu
 }
 
 // New makes an agent and binds its addresses, so that they are known and an
@@ -85,6 +89,12 @@ func (a *Agent) assemble() error {
 		pools.Models = append(pools.Models, m.Name)
 	}
 	a.pool = pool.New(pools)
+	found := discovery.NewMetrics(o.Registry)
+	for _, s := range o.Sources {
+		if r, ok := s.(reporter); ok {
+			r.Report(a.log, found)
+		}
+	}
 
 	client := triton.DefaultOptions()
 	client.Dial = o.Dial
@@ -114,6 +124,7 @@ func (a *Agent) assemble() error {
 	a.server = gateway.NewServer(a.gateway, o.Head, a.log)
 	a.tls = livetls.New(o.TLS)
 	a.server.TLSConfig = a.tls.Server("h2", "http/1.1")
+	o.Registry.MustRegister(&demand{facts: a.facts.Load, now: o.Now})
 	a.admin = a.adminMux()
 	a.admin.Set(o.Admin)
 	return nil
@@ -221,6 +232,12 @@ func (a *Agent) nudge() {
 	case a.news <- struct{}{}:
 	default:
 	}
+}
+
+// reporter is a source of pods that has something to log and count. It is given
+// where to before it runs.
+type reporter interface {
+	Report(log *slog.Logger, m *discovery.Metrics)
 }
 
 // prober probes pods by Triton's word on the model.

@@ -39,6 +39,7 @@ type Proxy struct {
 	limits  atomic.Pointer[Limits]
 	links   *links
 	buffers bufferPool
+	guests  tally // requests spilled in that hold a pod
 	log     *slog.Logger
 	metrics *metrics
 }
