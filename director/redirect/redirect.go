@@ -196,7 +196,8 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request) answer {
 
 // refusal is the answer where no region was chosen.
 func (h *Handler) refusal(err error, model regions.ModelName, namedBy string) answer {
-	a, text := answer{status: http.StatusServiceUnavailable, namedBy: namedBy}, ""
+	a := answer{status: http.StatusServiceUnavailable, namedBy: namedBy}
+	var text string
 	switch {
 	case errors.Is(err, ErrUnknownModel):
 		a.status, a.result = http.StatusNotFound, resultUnknownModel
