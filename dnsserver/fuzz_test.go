@@ -205,6 +205,7 @@ func FuzzStream(f *testing.F) {
 		frame(soa), append(frame(soa), frame(big)...), append(frame(response), frame(big)...), frame(soa)[:7],
 		append(frame(raw{id: 3, name: "unready.example.test.", qtype: dns.TypeA}.wire()), frame(soa)...),
 		append(frame(soa[:11]), frame(soa)...), append(frame(make([]byte, 9000)), frame(soa)...), bytes.Repeat(frame(soa), 40), {0, 0}, {255, 255},
+		frame(raw{bare: true, bits: 15 << 11}.wire()),
 	} {
 		f.Add(seed, byte(len(seed)))
 	}
