@@ -66,7 +66,7 @@ func TestKeys(t *testing.T) {
 			t.Errorf("%s with %.40q: %d, want %d: %s", tt.path, tt.fields, res.StatusCode, tt.want, body)
 		}
 	}
-	if res, _ := d.do("GET", "/v2/health/ready"); res.StatusCode != 200 {
+	if res, _ := d.do("GET", "/v2/health/ready"); res.StatusCode != http.StatusOK {
 		t.Errorf("health needs a key: %d", res.StatusCode)
 	}
 	var list struct {
@@ -103,7 +103,7 @@ func TestWrongKeysAreAlike(t *testing.T) {
 			if first == "" {
 				first = got
 			}
-			if got != first || res.StatusCode != 401 || res.Header.Get("WWW-Authenticate") != "Bearer" {
+			if got != first || res.StatusCode != http.StatusUnauthorized || res.Header.Get("WWW-Authenticate") != "Bearer" {
 				t.Errorf("%.20q at %s: %s, and elsewhere %s", token, path, got, first)
 			}
 		}
