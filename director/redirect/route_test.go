@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -96,6 +97,33 @@ func TestRanking(t *testing.T) {
 				t.Errorf("%s: %s is %q, want %q", c.name, name, got, want)
 			}
 		}
+	}
+}
+
+// What the README shows has the fields that an answer has, all of them.
+func TestRankingInTheReadme(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(readme), "```json\n")
+	example, _, ok := strings.Cut(rest, "```")
+	if !ok {
+		t.Fatal("the README has no example of an answer")
+	}
+	var shown ranking
+	dec := json.NewDecoder(strings.NewReader(example))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&shown); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := json.Marshal(shown)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want bytes.Buffer
+	if err := json.Compact(&want, []byte(example)); err != nil || want.String() != string(answer) {
+		t.Errorf("an answer is\n%s\nthe README shows\n%s", answer, want.String())
 	}
 }
 
