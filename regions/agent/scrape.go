@@ -135,15 +135,19 @@ func (s *scraper) scrape(ctx context.Context, x *scraped) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err != nil {
+	was := x.failing
+	x.failing = err != nil
+	switch {
+	case x.failing:
 		s.failed.Inc()
-	} else {
-		x.page, x.at = page, s.now()
+		if !was {
+			s.log.Warn("pod's metrics can't be read", "pod", pod.ID, "error", err)
+		}
+		return
+	case was:
+		s.log.Info("pod's metrics can be read again", "pod", pod.ID)
 	}
-	if failing := err != nil; failing != x.failing {
-		x.failing = failing
-		s.log.Info("pod's metrics", "pod", pod.ID, "readable", !failing, "error", err)
-	}
+	x.page, x.at = page, s.now()
 }
 
 // reading is what is known of a pod's metrics.
