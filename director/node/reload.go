@@ -12,8 +12,8 @@ import (
 
 // Reload changes over to new options while queries and requests go on: the zone's
 // records, serial, name servers and hosts, the TTL, geography, trusted proxies,
-// the redirector's locations and certificate, the admin API's token and
-// certificate. If anything in them is wrong, or something else differs, nothing
+// the redirector's locations and certificate, the admin API's certificate, and its
+// token there and at the redirector. If anything in them is wrong, or something else differs, nothing
 // changes and the error says what. It is not to be called twice at the same time.
 func (n *Node) Reload(o Options) error {
 	if err := errors.Join(o.complete(), n.fixed(&o)); err != nil {
@@ -69,7 +69,7 @@ func dnsZone(o *Options) dnsserver.Zone {
 func (n *Node) redirector(o *Options) (*redirect.Handler, error) {
 	to := redirect.DefaultOptions()
 	to.Zone, to.Location, to.Scheme, to.Port = o.Zone.Name, o.Location, o.Scheme, o.Port
-	to.TrustedProxies, to.Decider, to.Labels = o.TrustedProxies, n.answerer, n.answerer.label
+	to.TrustedProxies, to.Token, to.Decider, to.Labels = o.TrustedProxies, o.Admin.Token, n.answerer, n.answerer.label
 	to.Logger, to.Registry = n.log, n.opts.Registry
 	return redirect.New(to)
 }

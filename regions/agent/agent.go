@@ -30,6 +30,7 @@ type Agent struct {
 	log     *slog.Logger
 	pool    *pool.Pool
 	runner  *probe.Runner
+	scraper *scraper
 	gossip  *gossip.Node
 	spill   *spiller
 	proxy   *proxy.Proxy
@@ -101,7 +102,9 @@ func (a *Agent) assemble() error {
 	probes := probe.DefaultOptions()
 	probes.Logger, probes.Registry = a.log, o.Registry
 	probes.OnChange = a.podChanged
-	a.runner = probe.NewRunner(probes, prober{triton.New(client)})
+	pods := triton.New(client)
+	a.runner = probe.NewRunner(probes, prober{pods})
+	a.scraper = newScraper(pods, o.Now, a.log, o.Registry)
 
 	g := o.Gossip
 	g.OnRecord, g.Logger, g.Registry, g.Now = a.heard, o.Logger, o.Registry, o.Now
@@ -227,9 +230,12 @@ func (a *Agent) heard(r gossip.Received) {
 }
 
 // nudge wakes the publisher.
-func (a *Agent) nudge() {
+func (a *Agent) nudge() { wake(a.news) }
+
+// wake leaves one wake-up, if none waits.
+func wake(c chan<- struct{}) {
 	select {
-	case a.news <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
