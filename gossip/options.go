@@ -12,11 +12,13 @@
 package gossip
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -181,6 +183,38 @@ func (o *Options) check(now time.Time) error {
 		return fmt.Errorf("bound to %s, which others can't connect to; give an address to advertise", o.Bind)
 	}
 	return nil
+}
+
+// Fixed names, in words, what differs in other options that a running member can't
+// change over to: all of them that is plain data. Functions and what keeps state
+// (Seeds, Epochs, Memory, Transport, Impair, OnRecord, Now, Logger, Registry) are not
+// compared.
+func (o *Options) Fixed(other *Options) []string {
+	var names []string
+	for _, x := range []struct {
+		name    string
+		differs bool
+	}{
+		{"its name in the fleet", o.Name != other.Name},
+		{"its certificate", !sameIdentity(o.Identity, other.Identity)},
+		{"the fleet's certificate", !o.Roots.Equal(other.Roots)},
+		{"the gossip addresses", o.Bind != other.Bind || o.Advertise != other.Advertise},
+		{"the gossip keys", !slices.EqualFunc(o.Keys, other.Keys, bytes.Equal) || o.AllowPlaintext != other.AllowPlaintext},
+		{"the gossip label", o.Label != other.Label},
+		{"how long statuses are kept", o.Forget != other.Forget},
+	} {
+		if x.differs {
+			names = append(names, x.name)
+		}
+	}
+	return names
+}
+
+func sameIdentity(a, b *fleet.Identity) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return bytes.Equal(a.Cert.DER, b.Cert.DER)
 }
 
 // role is the member's role by its certificate.

@@ -21,15 +21,20 @@ func newCheckConfig() *cobra.Command {
 		Use:   "config FILE",
 		Short: "Check a configuration file as the daemon would read it",
 		Long: `Check a configuration file as the daemon would read it, with the RHUMB_
-variables of this environment. Prints "FILE: ok (agent)", or every mistake with
-its line and what to do, and exits with 2.`,
+variables of this environment, and the files that it names: certificates, keys,
+databases. Prints "FILE: ok (agent)", or every mistake with its line and what to
+do, and exits with 2. Of what will be wrong soon, such as a certificate that
+expires within 14 days, it warns.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, err := config.Load(args[0], src)
+			v := verdict{File: args[0]}
+			src.Warn = func(p config.Problem) { v.Warnings = append(v.Warnings, p) }
+			cfg, err := config.Load(v.File, src)
 			if err != nil {
-				return refuse(cmd, args[0], err)
+				return v.refuse(cmd, err)
 			}
-			return show(cmd, verdict{File: args[0], OK: true, Roles: cfg.Roles()})
+			v.OK, v.Roles = true, cfg.Roles()
+			return show(cmd, v)
 		},
 	}
 	cmd.Flags().StringArrayVar(&src.Set, "set", nil, "set one `path=value` over the file; can be repeated")
@@ -43,19 +48,26 @@ type verdict struct {
 	OK       bool             `json:"ok"`
 	Roles    []string         `json:"roles,omitempty"`
 	Problems []config.Problem `json:"problems,omitempty"`
+	Warnings []config.Problem `json:"warnings,omitempty"`
 }
 
-// String is the line for a file without mistakes.
+// String is the line for a file without mistakes, with the warnings before it.
 func (v verdict) String() string {
-	return fmt.Sprintf("%s: ok (%s)", v.File, strings.Join(v.Roles, ", "))
+	var b strings.Builder
+	for _, p := range v.Warnings {
+		fmt.Fprintf(&b, "warning: %v\n", p)
+	}
+	fmt.Fprintf(&b, "%s: ok (%s)", v.File, strings.Join(v.Roles, ", "))
+	return b.String()
 }
 
 // refuse reports a file's mistakes: as JSON on the output if asked for, always
 // as text beside the exit code.
-func refuse(cmd *cobra.Command, file string, err error) error {
+func (v verdict) refuse(cmd *cobra.Command, err error) error {
 	var problems config.Problems
 	if errors.As(err, &problems) && cmd.Flag("output").Value.String() == "json" {
-		if err := show(cmd, verdict{File: file, Problems: problems}); err != nil {
+		v.Problems = problems
+		if err := show(cmd, v); err != nil {
 			return err
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
@@ -40,7 +42,7 @@ func (r role[O]) command() *cobra.Command {
 	var file string
 	src := config.Source{Environ: os.Environ()}
 	cmd := &cobra.Command{
-		Use: r.name, Short: r.short, Long: r.long, Args: cobra.NoArgs,
+		Use: r.name, Short: r.short, Long: r.long + settingsHelp, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return r.run(cmd, file, src) },
 	}
 	cmd.Flags().StringVarP(&file, "config", "c", "", "configuration `file`")
@@ -50,10 +52,15 @@ func (r role[O]) command() *cobra.Command {
 }
 
 func (r role[O]) run(cmd *cobra.Command, file string, src config.Source) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP) // which would end the process, from its first moment on
+	defer signal.Stop(hangup)
 	cfg, k, err := r.load(cmd, file, src)
 	if err != nil {
 		return badInput{err}
 	}
+	w := r.watcher(cfg, k, file, src)
+	w.Hangup = hangup
 	o, err := r.options(cfg, k)
 	if err != nil {
 		return badInput{fmt.Errorf("%s: %w", file, err)}
@@ -68,6 +75,6 @@ func (r role[O]) run(cmd *cobra.Command, file string, src config.Source) error {
 		defer stop()
 		return d.Run(ctx)
 	})
-	g.Go(r.watcher(ctx, d, cfg, k, file, src))
+	g.Go(func() error { return r.watch(ctx, w, d, k) })
 	return g.Wait()
 }

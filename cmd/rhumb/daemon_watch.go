@@ -4,19 +4,19 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
-	"os/signal"
 	"slices"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/rhumb-lb/rhumb/cmd/internal/config"
+	"github.com/rhumb-lb/rhumb/cmd/internal/config/reload"
 	"github.com/rhumb-lb/rhumb/cmd/internal/telemetry"
 )
 
 // load reads the configuration of a daemon of this role, and makes its kit.
 func (r role[O]) load(cmd *cobra.Command, file string, src config.Source) (*config.Config, *kit, error) {
+	var warnings config.Problems
+	src.Serving, src.Warn = true, func(p config.Problem) { warnings = append(warnings, p) }
 	cfg, err := config.Load(file, src)
 	if err != nil {
 		return nil, nil, err
@@ -26,40 +26,47 @@ func (r role[O]) load(cmd *cobra.Command, file string, src config.Source) (*conf
 	}
 	k := &kit{level: new(slog.LevelVar), build: telemetry.ReadBuild()}
 	k.registry = telemetry.NewRegistry(k.build)
-	if err := k.setLevel(cfg); err != nil {
+	level, err := telemetry.ParseLevel(cfg.Log.Level)
+	if err != nil {
 		return nil, nil, err
 	}
+	k.level.Set(level)
 	k.log, err = telemetry.NewLogger(cmd.ErrOrStderr(), k.level, cfg.Log.Format)
-	return cfg, k, err
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, p := range warnings {
+		k.warn(p)
+	}
+	return cfg, k, nil
 }
 
-func (k *kit) setLevel(cfg *config.Config) error {
-	level, err := telemetry.ParseLevel(cfg.Log.Level)
-	if err == nil {
+func (k *kit) warn(p config.Problem) { k.log.Warn("configuration", "warning", p.String()) }
+
+// watcher begins to watch the configuration that was just loaded.
+func (r role[O]) watcher(cfg *config.Config, k *kit, file string, src config.Source) *reload.Watcher {
+	src.Serving, src.Warn = true, k.warn
+	w := reload.New(file, src, cfg)
+	w.Log, w.Registry = k.log, k.registry
+	return w
+}
+
+// watch takes changes of the configuration over until ctx is done.
+func (r role[O]) watch(ctx context.Context, w *reload.Watcher, d daemon[O], k *kit) error {
+	w.Apply = func(renewed *config.Config) error {
+		level, err := telemetry.ParseLevel(renewed.Log.Level)
+		if err != nil {
+			return err
+		}
+		o, err := r.options(renewed, k)
+		if err != nil {
+			return err
+		}
+		if err := d.Reload(o); err != nil {
+			return err
+		}
 		k.level.Set(level)
+		return nil
 	}
-	return err
-}
-
-// watcher takes changes of the configuration over until ctx is done.
-func (r role[O]) watcher(ctx context.Context, d daemon[O], cfg *config.Config, k *kit, file string, src config.Source) func() error {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	w := &config.Watcher{
-		Path: file, Source: src, Running: cfg, Hangup: hangup, Log: k.log, Registry: k.registry,
-		Apply: func(renewed *config.Config) error {
-			o, err := r.options(renewed, k)
-			if err != nil {
-				return err
-			}
-			if err := d.Reload(o); err != nil {
-				return err
-			}
-			return k.setLevel(renewed)
-		},
-	}
-	return func() error {
-		defer signal.Stop(hangup)
-		return w.Run(ctx)
-	}
+	return w.Run(ctx)
 }

@@ -13,7 +13,8 @@ import (
 const day = 24 * time.Hour
 
 func newKeygen() *cobra.Command {
-	return newGroup("keygen", "Make the keys of a fleet", keygenFleet(), keygenMember(fleet.RoleRegion), keygenMember(fleet.RoleDirector), keygenGossip())
+	return newGroup("keygen", "Make the keys of a fleet, and API keys of a gateway",
+		keygenFleet(), keygenMember(fleet.RoleRegion), keygenMember(fleet.RoleDirector), keygenGossip(), keygenPepper(), keygenKey())
 }
 
 // keyFiles are the two files that a keygen command wrote.

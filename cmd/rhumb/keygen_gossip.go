@@ -20,10 +20,8 @@ func keygenGossip() *cobra.Command {
 (gossip.key_file): 32 random bytes as one line of base64.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			key := make([]byte, gossip.KeySize)
-			_, _ = rand.Read(key) // never fails
-			if err := fleet.WriteNew(file, []byte(base64.StdEncoding.EncodeToString(key)+"\n")); err != nil {
-				return badInput{err}
+			if err := saveSecret(file, gossip.KeySize); err != nil {
+				return err
 			}
 			return show(cmd, gossipKey{file})
 		},
@@ -40,4 +38,14 @@ type gossipKey struct {
 // String is what a person needs to know of it.
 func (k gossipKey) String() string {
 	return fmt.Sprintf("key  %s\nGive the same file to all members.", k.File)
+}
+
+// saveSecret writes random bytes to a new file, as one line of base64.
+func saveSecret(file string, size int) error {
+	secret := make([]byte, size)
+	_, _ = rand.Read(secret) // never fails
+	if err := fleet.WriteNew(file, []byte(base64.StdEncoding.EncodeToString(secret)+"\n")); err != nil {
+		return badInput{err}
+	}
+	return nil
 }

@@ -6,7 +6,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/rhumb-lb/rhumb/gossip/gossiptest"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(gossiptest.Patient{M: m}) }
 
 // rhumb runs a command line and returns its exit code and what it printed.
 func rhumb(t *testing.T, args ...string) (code int, stdout, stderr string) {

@@ -11,10 +11,15 @@ import (
 )
 
 // Reload changes over to new options while queries and requests go on: the zone's
-// records, serial, name servers and hosts, the TTL, geography, trusted proxies,
+// records, serial, name servers and hosts, the TTL, geography, trusted proxies, Why,
 // the redirector's locations and certificate, the admin API's certificate, and its
-// token there and at the redirector. If anything in them is wrong, or something else differs, nothing
-// changes and the error says what. It is not to be called twice at the same time.
+// token there and at the redirector. DNS has the new records when it returns; routed answers follow with
+// the next plan, at once. If anything in them is wrong, or other data differs,
+// nothing changes and the error says what.
+//
+// What is code or keeps state is not compared, and stays as it was: ProbeTLS, Dial,
+// Now, Logger, Registry, OnPlan, and what [gossip.Options.Fixed] leaves out. Reload
+// is not to be called twice at the same time.
 func (n *Node) Reload(o Options) error {
 	if err := errors.Join(o.complete(), n.fixed(&o)); err != nil {
 		return fmt.Errorf("director: %w", err)
@@ -37,22 +42,21 @@ func (n *Node) Reload(o Options) error {
 
 // fixed is the error of options that can't change while the director runs.
 func (n *Node) fixed(o *Options) error {
-	var names []string
+	names := n.opts.Gossip.Fixed(&o.Gossip)
 	for name, differs := range map[string]bool{
-		"the zone's name":     canonical(o.Zone.Name) != canonical(n.opts.Zone.Name),
-		"DNS listeners":       !slices.Equal(o.DNS, n.opts.DNS),
-		"redirect listeners":  !slices.Equal(o.Redirect, n.opts.Redirect),
-		"the admin listener":  o.Admin.Listen != n.opts.Admin.Listen,
-		"the state file":      o.StateFile != n.opts.StateFile,
-		"the director's name": o.Gossip.Name != n.opts.Gossip.Name,
+		"the zone's name":    canonical(o.Zone.Name) != canonical(n.opts.Zone.Name),
+		"DNS listeners":      !slices.Equal(o.DNS, n.opts.DNS),
+		"redirect listeners": !slices.Equal(o.Redirect, n.opts.Redirect),
+		"the admin listener": o.Admin.Listen != n.opts.Admin.Listen,
+		"the state file":     o.StateFile != n.opts.StateFile,
 	} {
 		if differs {
 			names = append(names, name)
 		}
 	}
-	slices.Sort(names)
 	err := errors.Join(n.http.tls.Allows(o.RedirectTLS), n.admin.Check(o.Admin))
 	if len(names) > 0 {
+		slices.Sort(names)
 		err = errors.Join(err, fmt.Errorf("only a restart can change %s", strings.Join(names, ", ")))
 	}
 	return err

@@ -143,6 +143,14 @@ func NewRoots(authorities ...*Authority) *Roots {
 	return r
 }
 
+// Equal reports whether both trust the same fleet certificates.
+func (r *Roots) Equal(other *Roots) bool {
+	if r == nil || other == nil {
+		return r == other
+	}
+	return r.pool.Equal(other.pool)
+}
+
 // Verify checks that der is a certificate of the fleet, valid at now, and reads
 // what it allows. The error wraps ErrRefused.
 func (r *Roots) Verify(der []byte, now time.Time) (*Cert, error) {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/gateway"
 )
 
@@ -19,10 +20,14 @@ func (o *Options) policy() gateway.Policy {
 }
 
 // Reload changes over to new options while requests go on: trusted proxies, API
-// keys, limits, certificates, the admin API's token, Linger and Grace. Requests
-// that are under way end by what they began with. If anything in them is wrong, or
-// something else differs, nothing changes and the error says what. It is not to be
-// called twice at the same time.
+// keys, limits (but for Dial), certificates, the admin API's token, Linger and
+// Grace. Requests that are under way end by what they began with. If anything in
+// them is wrong, or other data differs, nothing changes and the error says what.
+//
+// What is code or keeps state is not compared, and stays as it was: Sources,
+// Selector, SpillTLS, ListenStream, Dial, Now, Logger, Registry, Version, and what
+// [gossip.Options.Fixed] leaves out. Reload is not to be called twice at the same
+// time.
 func (a *Agent) Reload(o Options) error {
 	if err := errors.Join(o.complete(), a.fixed(&o)); err != nil {
 		return fmt.Errorf("agent of region %s: %w", a.opts.Region, err)
@@ -37,23 +42,28 @@ func (a *Agent) Reload(o Options) error {
 
 // fixed is the error of options that can't change while the agent runs.
 func (a *Agent) fixed(o *Options) error {
-	var names []string
+	names := a.opts.Gossip.Fixed(&o.Gossip)
 	for name, differs := range map[string]bool{
 		"the region":                o.Region != a.opts.Region || o.Location != a.opts.Location,
+		"endpoints":                 !slices.EqualFunc(o.Endpoints, a.opts.Endpoints, sameEndpoint),
 		"gateway listeners":         !slices.Equal(o.Listen, a.opts.Listen),
 		"the admin listener":        o.Admin.Listen != a.opts.Admin.Listen,
 		"models":                    !slices.Equal(o.Models, a.opts.Models),
 		"limits of requests' heads": o.Head != a.opts.Head,
-		"the agent's name":          o.Gossip.Name != a.opts.Gossip.Name,
+		"the time to connect":       o.Limits.Dial != a.opts.Limits.Dial,
 	} {
 		if differs {
 			names = append(names, name)
 		}
 	}
-	slices.Sort(names)
 	err := errors.Join(a.tls.Allows(o.TLS), a.admin.Check(o.Admin))
 	if len(names) > 0 {
+		slices.Sort(names)
 		err = errors.Join(err, fmt.Errorf("only a restart can change %s", strings.Join(names, ", ")))
 	}
 	return err
+}
+
+func sameEndpoint(a, b regions.Endpoint) bool {
+	return a.URL() == b.URL() && slices.Equal(a.Addrs, b.Addrs)
 }

@@ -46,8 +46,8 @@ func (p *metricsPage) at() netip.AddrPort {
 	return netip.MustParseAddrPort(p.Listener.Addr().String())
 }
 
-// load is a page with the utilisation of two GPUs and some requests that wait.
-func load(busy float64, pending int) string {
+// busyPage is a page with the utilisation of two GPUs and some requests that wait.
+func busyPage(busy float64, pending int) string {
 	return fmt.Sprintf(`nv_gpu_utilization{gpu_uuid="a"} %v
 nv_gpu_utilization{gpu_uuid="b"} %v
 nv_inference_pending_request_count{model="llama",version="1"} %d
@@ -58,7 +58,7 @@ nv_inference_pending_request_count{model="stranger",version="1"} 9
 // TestPodsMetrics follows what is shown of two pods over time: scrapes that fail,
 // pages that grow old, pods that go, move and come back.
 func TestPodsMetrics(t *testing.T) {
-	one, two, moved := newMetricsPage(t, load(.5, 3)), newMetricsPage(t, load(.25, 0)), newMetricsPage(t, load(1, 7))
+	one, two, moved := newMetricsPage(t, busyPage(.5, 3)), newMetricsPage(t, busyPage(.25, 0)), newMetricsPage(t, busyPage(1, 7))
 	pod := func(id regions.PodID, at netip.AddrPort) regions.Pod {
 		return regions.Pod{ID: id, Metrics: at, Models: []regions.PodModel{{Name: "llama", Slots: 8}, {Name: "mistral", Slots: 8}}}
 	}
@@ -143,7 +143,7 @@ func TestScrapesOfAPodThatHangsEnd(t *testing.T) {
 		<-r.Context().Done()
 	}))
 	t.Cleanup(hung.Close)
-	well := newMetricsPage(t, load(.5, 3))
+	well := newMetricsPage(t, busyPage(.5, 3))
 	s := newScraper(triton.New(triton.DefaultOptions()), time.Now, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	s.setPods([]regions.Pod{{ID: "hung", Metrics: netip.MustParseAddrPort(hung.Listener.Addr().String())}, {ID: "well", Metrics: well.at()}})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -169,7 +169,7 @@ func TestAgentShowsItsPodsMetrics(t *testing.T) {
 	found := make(chan []regions.Pod, 1)
 	go func() { _ = o.Sources[0].Run(t.Context(), func(p []regions.Pod) { found <- p }) }()
 	all := <-found
-	all[0].Metrics = newMetricsPage(t, load(.5, 3)).at()
+	all[0].Metrics = newMetricsPage(t, busyPage(.5, 3)).at()
 	source, err := discovery.NewStatic(all)
 	if err != nil {
 		t.Fatal(err)

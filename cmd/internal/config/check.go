@@ -12,18 +12,26 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/rhumb-lb/rhumb/cmd/internal/config/strict"
 )
 
 // checker looks for what the types can't say: values that are impossible, clash
 // with each other or are missing. It also brings values into their one form
 // (full paths, lower-case names).
 type checker struct {
+	name    string // of the file
 	cfg     *Config
-	doc     *document
-	origins map[string]string                    // what set a path, where it was not the file
-	dir     string                               // relative paths start here
-	look    func(path string, folder bool) error // reports why a file can't be used
-	servers []server                             // that listen, to find two on one port
+	doc     *strict.Document
+	origins map[string]string // what set a path, where it was not the file
+	dir     string            // relative paths start here
+	servers []server          // that listen, to find two on one port
+
+	skip       bool            // leaves files alone
+	now        time.Time       // at which certificates must be valid
+	serving    bool            // for a daemon; see Source
+	tell       func(Problem)   // takes warnings
+	unreadable map[string]bool // paths of files that can't be read
 }
 
 // all checks everything.
@@ -39,26 +47,39 @@ func (c *checker) all() {
 	if c.cfg.Agent != nil {
 		c.agent(c.cfg.Agent)
 	}
+	if !c.skip {
+		c.contents()
+	}
 }
 
 // fail reports a problem where the path's value came from, unless its value was
 // wrong to begin with and has been reported.
 func (c *checker) fail(path, what, remedy string) {
-	if c.doc.tainted(path) {
-		return
+	if !c.doc.Tainted(path) {
+		c.doc.Report(c.at(path, what, remedy))
 	}
+}
+
+// warn tells of what is not wrong yet.
+func (c *checker) warn(path, what, remedy string) {
+	if !c.doc.Tainted(path) {
+		c.tell(c.at(path, what, remedy))
+	}
+}
+
+// at is a problem where the path's value came from.
+func (c *checker) at(path, what, remedy string) Problem {
 	if origin, ok := c.origin(path); ok {
-		c.doc.report(origin, path, what, remedy)
-		return
+		return Problem{Source: origin, Path: path, What: what, Remedy: remedy}
 	}
-	c.doc.fail(c.doc.line(path), path, what, remedy)
+	return Problem{Source: c.name, Line: c.doc.Line(path), Path: path, What: what, Remedy: remedy}
 }
 
 // origin is what set the path or what it is a part of, where it was not the
 // file.
 func (c *checker) origin(path string) (string, bool) {
 	origin, ok := c.origins[path]
-	for outer := range parents(path) {
+	for outer := range strict.Parents(path) {
 		if ok {
 			break
 		}
@@ -72,18 +93,31 @@ func (c *checker) common() {
 	c.oneOf("log.level", c.cfg.Log.Level, "debug", "info", "warn", "error")
 	c.oneOf("log.format", c.cfg.Log.Format, "text", "json")
 	c.admin(&c.cfg.Admin)
-	c.serve("gossip.bind", c.cfg.Gossip.Bind)
-	for i, seed := range c.cfg.Gossip.Seeds {
-		c.address(index("gossip.seeds", i), seed)
-	}
-	c.distinct("gossip.seeds", c.cfg.Gossip.Seeds)
-	c.file("gossip.key_file", &c.cfg.Gossip.KeyFile, required)
-	c.file("fleet.ca_file", &c.cfg.Fleet.CAFile, required)
-	c.file("fleet.cert_file", &c.cfg.Fleet.CertFile, required)
-	c.file("fleet.key_file", &c.cfg.Fleet.KeyFile, required)
+	c.gossip(&c.cfg.Gossip)
+	c.file("fleet.ca_file", &c.cfg.Fleet.CAFile, "rhumb keygen fleet")
+	c.file("fleet.cert_file", &c.cfg.Fleet.CertFile, c.keygen())
+	c.file("fleet.key_file", &c.cfg.Fleet.KeyFile, c.keygen())
 	for i, p := range c.cfg.TrustedProxies {
 		c.network(index("trusted_proxies", i), p)
 	}
+}
+
+func (c *checker) gossip(g *Gossip) {
+	c.serve("gossip.bind", g.Bind)
+	bound, bindErr := bindAddress(g.Bind)
+	told, err := netip.ParseAddrPort(g.Advertise)
+	switch {
+	case g.Advertise != "" && (err != nil || told.Addr().IsUnspecified() || told.Addr().IsMulticast() || told.Port() == 0):
+		c.fail("gossip.advertise", fmt.Sprintf("%q is not an address that others can connect to", g.Advertise), "write this machine's IP address and the port, like 192.0.2.1:7946")
+	case g.Advertise == "" && bindErr == nil && bound.Addr().IsUnspecified():
+		c.fail("gossip.advertise", fmt.Sprintf("is missing, and gossip.bind (%s) does not say at which address others reach this member", g.Bind),
+			"write this machine's IP address and the port, like 192.0.2.1:7946, here or as gossip.bind")
+	}
+	for i, seed := range g.Seeds {
+		c.address(index("gossip.seeds", i), seed)
+	}
+	c.distinct("gossip.seeds", g.Seeds)
+	c.file("gossip.key_file", &g.KeyFile, "rhumb keygen gossip")
 }
 
 func (c *checker) admin(a *Admin) {
@@ -108,8 +142,21 @@ func (c *checker) oneOf(path, value string, allowed ...string) {
 // between checks a number, a duration or a size against its bounds.
 func between[T int | uint32 | Size | time.Duration](c *checker, path string, value, low, high T) {
 	if value < low || value > high {
-		c.fail(path, fmt.Sprintf("%v is out of range", value), fmt.Sprintf("write a value from %v to %v", low, high))
+		c.fail(path, short(value)+" is out of range", fmt.Sprintf("write a value from %s to %s", short(low), short(high)))
 	}
+}
+
+// short is a value as people write it: 2m, not 2m0s.
+func short(v any) string {
+	text := fmt.Sprint(v)
+	if _, ok := v.(time.Duration); ok {
+		for _, zero := range []string{"m0s", "h0m"} {
+			if strings.HasSuffix(text, zero) {
+				text = text[:len(text)-2]
+			}
+		}
+	}
+	return text
 }
 
 // listen checks an address to listen on: an IP address, or nothing for all, and
@@ -243,27 +290,35 @@ func (c *checker) addresses(path string, addrs []netip.Addr) {
 	}
 }
 
-// Whether a file must be named.
-const (
-	required = true
-	optional = false
-)
+// optional is for files that need not be named.
+const optional = ""
 
-// file makes a path full and checks that the file can be read.
-func (c *checker) file(path string, name *string, must bool) {
+// file makes a path full and checks that the file can be read. Maker is the command
+// that makes a file that must be named.
+func (c *checker) file(path string, name *string, maker string) {
 	if *name == "" {
-		if must {
-			c.fail(path, "is missing", "name the file; `rhumb keygen` makes it")
+		if maker != optional {
+			c.fail(path, "is missing", "name the file that "+maker+" makes")
 		}
 		return
 	}
 	*name = c.full(*name)
-	err := c.look(*name, false)
+	if c.skip {
+		return
+	}
+	err := openFile(*name, false)
+	c.unreadable[path] = err != nil
+	remedy := "correct the path, or create the file"
+	if maker != optional {
+		remedy += " with " + maker
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		c.fail(path, fmt.Sprintf("there is no file %s", *name), "create it or mend the path")
+		c.fail(path, fmt.Sprintf("there is no file %s", *name), remedy)
+	case errors.Is(err, fs.ErrPermission):
+		c.fail(path, fmt.Sprintf("this user may not read %s", *name), "run as the file's owner, or change its mode or owner")
 	case err != nil:
-		c.fail(path, err.Error(), "make it a readable file")
+		c.fail(path, err.Error(), "name a file that this user can read")
 	}
 }
 

@@ -6,7 +6,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rhumb-lb/rhumb/cmd/internal/config/strict"
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/pool"
 )
 
 func (c *checker) agent(a *Agent) {
@@ -16,7 +18,7 @@ func (c *checker) agent(a *Agent) {
 	if err := regions.ID(a.Region).Validate(); err != nil {
 		c.fail("agent.region", fmt.Sprintf("%q is not a region's name", a.Region), "write a lower-case DNS label, like eu-west")
 	}
-	if !c.doc.has("agent.location") {
+	if !c.doc.Has("agent.location") {
 		c.fail("agent.location", "is missing", "write where the region is, like {lat: 50.11, lon: 8.68}")
 	} else {
 		c.location("agent.location", a.Location.Lat, a.Location.Lon)
@@ -27,8 +29,12 @@ func (c *checker) agent(a *Agent) {
 	c.some("agent.listen", len(a.Listen), "list the gateway's addresses, like :8080")
 	c.serveAll("agent.listen", a.Listen)
 	c.tls("agent.tls", &a.TLS)
+	if _, err := pool.ByName(a.Balance); err != nil {
+		c.fail("agent.balance", err.Error(), "write one of them")
+	}
+	between(c, "agent.linger", a.Linger, 0, time.Hour)
 	c.limits(a.Limits)
-	c.auth(a.Auth)
+	c.auth(&a.Auth)
 }
 
 func notInName(r rune) bool {
@@ -48,7 +54,7 @@ func (c *checker) endpoints(list []Endpoint) {
 		parsed, err := regions.ParseEndpoint(e.URL, e.Addresses...)
 		switch {
 		case err != nil || !isHost(parsed.Host):
-			c.fail(at+".url", fmt.Sprintf("%q is not an endpoint", e.URL), "write scheme, host and port only, like https://eu-west.example.com:8443")
+			c.fail(at+".url", fmt.Sprintf("%q is not a URL of scheme, host and port", e.URL), "write http or https, the host and perhaps a port, like https://eu-west.example.com:8443")
 		case len(parsed.Addrs) == 0:
 			c.fail(at+".addresses", "is missing", "list the addresses of "+parsed.Host+" for DNS to answer")
 		}
@@ -154,8 +160,8 @@ func (c *checker) discovery(a *Agent) {
 // something of them.
 func (c *checker) useless(at, typ string, keys ...string) {
 	for _, key := range keys {
-		if c.doc.has(join(at, key)) {
-			c.fail(join(at, key), "has no effect with type "+typ, "remove it")
+		if c.doc.Has(strict.Join(at, key)) {
+			c.fail(strict.Join(at, key), "has no effect with type "+typ, "remove it")
 		}
 	}
 }
@@ -185,9 +191,9 @@ func (c *checker) dnsSource(at string, d Discovery, known map[string]bool, names
 		key  string
 		port int
 	}{{"metrics_port", d.MetricsPort}, {"grpc_port", d.GRPCPort}} {
-		between(c, join(at, p.key), p.port, 0, maxPort)
+		between(c, strict.Join(at, p.key), p.port, 0, maxPort)
 		if other, twice := ports[p.port]; twice {
-			c.fail(join(at, p.key), fmt.Sprintf("%d is the %s too", p.port, other), "write the port of each; Triton's are 8000, 8001 for gRPC and 8002 for metrics")
+			c.fail(strict.Join(at, p.key), fmt.Sprintf("%d is the %s too", p.port, other), "write the port of each; Triton's are 8000, 8001 for gRPC and 8002 for metrics")
 		}
 		if p.port != 0 {
 			ports[p.port] = p.key
@@ -237,20 +243,22 @@ func (c *checker) limits(l Limits) {
 	between(c, "agent.limits.drain_timeout", l.DrainTimeout, 0, 24*time.Hour)
 }
 
-// auth refuses the mode that this version can't enforce: a file that asks for
-// keys must not start a gateway that is open.
-func (c *checker) auth(a Auth) {
-	switch a.Mode {
-	case "none":
-		if a.KeysFile != "" {
-			c.fail("agent.auth.keys_file", "has no effect with mode none", "remove it")
+// auth checks who may use the gateway. A file of keys without the mode would look
+// as if it guarded something.
+func (c *checker) auth(a *Auth) {
+	c.oneOf("agent.auth.mode", a.Mode, "none", "keys")
+	if a.Mode == "none" {
+		for _, x := range [...]struct{ path, file string }{{"agent.auth.keys_file", a.KeysFile}, {"agent.auth.pepper_file", a.PepperFile}} {
+			if x.file != "" {
+				c.fail(x.path, "has no effect with agent.auth.mode none", "write mode: keys, or remove this")
+			}
 		}
-		if a.PepperFile != "" {
-			c.fail("agent.auth.pepper_file", "has no effect with mode none", "remove it")
-		}
-	case "keys":
-		c.fail("agent.auth.mode", "this version has no API keys", "write none and put the gateway behind something that checks who asks")
-	default:
-		c.fail("agent.auth.mode", fmt.Sprintf("%q is not a mode", a.Mode), "write none")
+		return
 	}
+	keygen, pepper := optional, optional
+	if a.Mode == "keys" {
+		keygen, pepper = "rhumb keygen key ID --keys FILE", "rhumb keygen pepper"
+	}
+	c.file("agent.auth.keys_file", &a.KeysFile, keygen)
+	c.file("agent.auth.pepper_file", &a.PepperFile, pepper)
 }

@@ -1,11 +1,16 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"math"
 	"net/netip"
 	"path/filepath"
 	"regexp"
 	"slices"
+
+	"github.com/rhumb-lb/rhumb/cmd/internal/config/strict"
 )
 
 func (c *checker) director(d *Director) {
@@ -13,6 +18,9 @@ func (c *checker) director(d *Director) {
 	c.serveAll("director.dns.listen", d.DNS.Listen)
 	c.serveAll("director.redirect.listen", d.Redirect.Listen)
 	c.oneOf("director.redirect.location", d.Redirect.Location, "name", "endpoint")
+	c.oneOf("director.redirect.scheme", d.Redirect.Scheme, "http", "https")
+	between(c, "director.redirect.port", d.Redirect.Port, 0, math.MaxUint16)
+	c.addresses("director.redirect.addresses", d.Redirect.Addresses)
 	c.tls("director.redirect.tls", &d.Redirect.TLS)
 	c.stateFile(&d.StateFile)
 	c.file("director.geo.file", &d.Geo.File, optional)
@@ -26,8 +34,15 @@ func (c *checker) stateFile(name *string) {
 		return
 	}
 	*name = c.full(*name)
-	if err := c.look(filepath.Dir(*name), true); err != nil {
-		c.fail("director.state_file", "its folder can't be used: "+err.Error(), "create the folder or mend the path")
+	if c.skip {
+		return
+	}
+	folder := filepath.Dir(*name)
+	switch err := openFile(folder, true); {
+	case errors.Is(err, fs.ErrNotExist):
+		c.fail("director.state_file", fmt.Sprintf("there is no folder %s to keep it in", folder), "create the folder or mend the path")
+	case err != nil:
+		c.fail("director.state_file", "can't be kept there: "+err.Error(), "name a file in a folder that this user can write to")
 	}
 }
 
@@ -82,7 +97,7 @@ func (c *checker) overrides(list []Override) {
 var countryShape = regexp.MustCompile(`^[A-Z]{2}$`)
 
 func (c *checker) place(at string, o Override) {
-	atPoint := c.doc.has(at+".lat") || c.doc.has(at+".lon")
+	atPoint := c.doc.Has(at+".lat") || c.doc.Has(at+".lon")
 	switch {
 	case o.Country != "" && atPoint:
 		c.fail(at+".country", "is given beside lat and lon", "keep the country or the place")
@@ -100,9 +115,9 @@ func (c *checker) location(at string, lat, lon float64) {
 		key          string
 		value, bound float64
 	}{{"lat", lat, 90}, {"lon", lon, 180}} {
-		path := join(at, v.key)
+		path := strict.Join(at, v.key)
 		switch {
-		case !c.doc.has(path):
+		case !c.doc.Has(path):
 			c.fail(path, "is missing", "write it in degrees, like 50.11")
 		case !(v.value >= -v.bound && v.value <= v.bound): // also refuses NaN
 			c.fail(path, fmt.Sprintf("%v is out of range", v.value), fmt.Sprintf("write degrees from -%v to %v", v.bound, v.bound))

@@ -34,7 +34,7 @@ func (c *checker) hostLabel(path, label string) bool {
 
 // zone checks the zone. An agent's file needs none.
 func (c *checker) zone(z *Zone) {
-	if c.cfg.Director == nil && !c.doc.has("zone") {
+	if c.cfg.Director == nil && !c.doc.Has("zone") {
 		return
 	}
 	z.Name = strings.ToLower(strings.TrimSuffix(z.Name, "."))
@@ -98,27 +98,31 @@ var staticTypes = []string{"A", "AAAA", "CAA", "CNAME", "MX", "SRV", "TXT"}
 
 // static checks the static records; names are the routed hosts.
 func (c *checker) static(z *Zone, names map[string]string) {
-	types := map[string][]string{} // by name
+	first := map[string]int{} // by name
 	seen := map[Record]int{}
 	for i, r := range z.Static {
 		at := index("zone.static", i)
 		c.oneOf(at+".type", r.Type, staticTypes...)
 		c.recordValue(at+".value", r)
 		c.recordName(at+".name", r, names)
-		if r.TTL != 0 || c.doc.has(at+".ttl") {
+		if r.TTL != 0 || c.doc.Has(at+".ttl") {
 			between(c, at+".ttl", r.TTL, minTTL, maxStaticTTL)
 		}
 		key := Record{Name: r.Name, Type: r.Type, Value: r.Value}
-		if first, twice := seen[key]; twice {
-			c.fail(at, "is the same record as "+index("zone.static", first), "remove one")
+		if j, twice := seen[key]; twice {
+			c.fail(at, "is the same record as "+index("zone.static", j), "remove one")
 			continue
 		}
 		seen[key] = i
-		others := types[r.Name]
-		types[r.Name] = append(others, r.Type)
+		other, shared := first[r.Name]
+		if !shared {
+			first[r.Name] = i
+			continue
+		}
 		// RFC 1034 section 3.6.2: a name with a CNAME has nothing else.
-		if len(others) > 0 && (r.Type == "CNAME" || others[0] == "CNAME") {
-			c.fail(at+".type", fmt.Sprintf("%q has a CNAME and another record", r.Name), "keep the CNAME or the others")
+		if was := z.Static[other].Type; r.Type == "CNAME" || was == "CNAME" {
+			c.fail(at+".name", fmt.Sprintf("%q has a %s here and a %s as %s, but a name with a CNAME can have no other record", r.Name, r.Type, was, index("zone.static", other)),
+				"remove the CNAME or the other record")
 		}
 	}
 }

@@ -7,8 +7,8 @@
 // the field below), the file, the environment variable RHUMB_SECTION_KEY, the
 // flag --set section.key=value. A field with the tag reload:"live" can change while
 // a daemon runs, all others by a restart. Names that a user chooses (models, regions,
-// hosts) are values of list items, never map keys. This is the only package
-// that uses viper.
+// hosts) are values of list items, never map keys. This is the only package that
+// uses viper; package strict below it reads the YAML.
 package config
 
 import (
@@ -237,7 +237,7 @@ type Limits struct {
 
 // Auth says who may use the gateway.
 type Auth struct {
-	Mode       string `mapstructure:"mode" default:"none"` // none; keys is reserved
+	Mode       string `mapstructure:"mode" default:"none"` // none, or keys
 	KeysFile   string `mapstructure:"keys_file"`
 	PepperFile string `mapstructure:"pepper_file"`
 }

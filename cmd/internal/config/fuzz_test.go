@@ -1,14 +1,11 @@
 package config
 
 import (
-	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
 )
 
 // FuzzParse: whatever the file says, Parse returns a configuration or problems
@@ -43,39 +40,6 @@ func FuzzParse(f *testing.F) {
 		for _, p := range problems {
 			if !strings.HasPrefix(p.String(), "fuzz.yaml:") || p.What == "" || p.Remedy == "" {
 				t.Errorf("incomplete: %q", p.String())
-			}
-		}
-	})
-}
-
-// FuzzParseKeys: whatever a file of API keys says, the answer is keys or problems
-// that each say what is wrong and name the file.
-func FuzzParseKeys(f *testing.F) {
-	const hash = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
-	f.Add([]byte("keys:\n  - {id: alice, hash: " + hash + ", models: [llama], rate: 5, burst: 10}\n  - {id: bob, hash: \"" + hash + "\"}\n"))
-	f.Add([]byte("keys:\n  - id: alice\n    hash: 0123\n    rate: many\n"))
-	f.Add([]byte("keys: [{id: [a], hash: {}}]\nkeys: []\n"))
-	f.Add([]byte("keys: &a [*a, {<<: *a}]"))
-	f.Add([]byte("---\nkeys: []\n---\nkeys: []\n"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		keys, err := parseKeys("fuzz.yaml", data)
-		if err != nil {
-			var problems Problems
-			if !errors.As(err, &problems) || len(problems) == 0 || keys != nil {
-				t.Fatalf("not a list of problems: %v, %v", keys, err)
-			}
-			for _, p := range problems {
-				if !strings.HasPrefix(p.String(), "fuzz.yaml:") || p.What == "" || p.Remedy == "" {
-					t.Errorf("incomplete: %q", p.String())
-				}
-			}
-			return
-		}
-		// What is accepted is fit for a ring, or the ring says what is not.
-		ring, err := keyring.New(bytes.Repeat([]byte{7}, 32), keys)
-		if err == nil && len(keys) > 0 {
-			if _, ok := ring.Check("rhumb_" + keys[0].ID + "_x"); ok {
-				t.Errorf("key %q opens with another secret", keys[0].ID)
 			}
 		}
 	})

@@ -8,9 +8,19 @@ import (
 	"reflect"
 	"time"
 
-	"github.com/go-viper/mapstructure/v2"
 	"github.com/spf13/viper"
+
+	"github.com/rhumb-lb/rhumb/cmd/internal/config/strict"
 )
+
+// Problem is one thing that is wrong with a configuration.
+type Problem = strict.Problem
+
+// Problems is the error of [Load] and [Parse]: everything that is wrong.
+type Problems = strict.Problems
+
+// Size is a number of bytes. It is written with its unit, as in "64KiB".
+type Size = strict.Size
 
 // Source is what configures a daemon besides its file.
 type Source struct {
@@ -21,6 +31,13 @@ type Source struct {
 	// SkipFiles leaves the files that the configuration names unlooked at, to
 	// check it on another machine than the one that it is for.
 	SkipFiles bool
+	// Serving is set by daemons, which go on with a server's certificate that has
+	// expired; for others that is an error.
+	Serving bool
+	// Warn is told of what will be wrong soon; nil is nobody.
+	Warn func(Problem)
+	// Now is the clock by which certificates are valid; nil is time.Now.
+	Now func() time.Time
 }
 
 // maxFile bounds a configuration file. 4 MiB hold some 60,000 client networks;
@@ -48,68 +65,60 @@ func Load(path string, src Source) (*Config, error) {
 // messages, and relative paths in the file start from its folder. An error is
 // [Problems].
 func Parse(name string, data []byte, src Source) (*Config, error) {
-	doc := newDocument(name)
-	v := viper.NewWithOptions(viper.WithDecoderRegistry(doc))
+	doc := strict.New(name, reflect.TypeFor[Config]())
+	v := viper.NewWithOptions(viper.WithDecoderRegistry(only{doc}))
 	v.SetConfigType("yaml")
 	if err := v.ReadConfig(bytes.NewReader(data)); err != nil {
-		doc.fail(1, "", err.Error(), "mend the file")
+		doc.Fail(1, "", err.Error(), "mend the file")
 	}
 	origins := applySettings(v, doc, src)
 	setDefaults(v, doc)
 	cfg := new(Config)
-	if err := v.UnmarshalExact(cfg, strictly); err != nil {
+	if err := v.UnmarshalExact(cfg, strict.Exactly); err != nil {
 		// The document and the settings were compared with the schema, so this
 		// is a gap between the two readings; refuse rather than guess.
-		doc.fail(1, "", err.Error(), "mend the file")
-		return nil, doc.problems.sorted(name)
+		doc.Fail(1, "", err.Error(), "mend the file")
+		return nil, doc.Err()
 	}
-	c := &checker{cfg: cfg, doc: doc, origins: origins, dir: filepath.Dir(name), look: openFile}
-	if src.SkipFiles {
-		c.look = func(string, bool) error { return nil }
+	c := &checker{
+		name: name, cfg: cfg, doc: doc, origins: origins, dir: filepath.Dir(name), skip: src.SkipFiles,
+		now: time.Now(), serving: src.Serving, tell: src.Warn, unreadable: map[string]bool{},
+	}
+	if src.Now != nil {
+		c.now = src.Now()
+	}
+	if c.tell == nil {
+		c.tell = func(Problem) {}
 	}
 	c.all()
-	if len(doc.problems) > 0 {
-		return nil, doc.problems.sorted(name)
+	if err := doc.Err(); err != nil {
+		return nil, err
 	}
 	return cfg, nil
 }
 
+// only is viper's registry of decoders with the document as the only one, so that
+// nothing reaches viper unchecked.
+type only struct{ doc *strict.Document }
+
+// Decoder implements viper.DecoderRegistry.
+func (o only) Decoder(string) (viper.Decoder, error) { return o.doc, nil }
+
 // setDefaults gives viper the defaults of the sections that every daemon has
 // and of the roles that the file has; a default alone must not make a role.
-func setDefaults(v *viper.Viper, doc *document) {
+func setDefaults(v *viper.Viper, doc *strict.Document) {
 	for _, s := range settings {
-		role := section(s.path)
-		if s.fallback == "" || ((role == "agent" || role == "director") && !doc.has(role)) {
+		role := section(s.Path)
+		if s.Default == "" || ((role == "agent" || role == "director") && !doc.Has(role)) {
 			continue
 		}
-		value, err := parseScalar(s.typ, s.fallback)
+		value, err := strict.ParseScalar(s.Type, s.Default)
 		if err != nil {
-			doc.fail(1, s.path, "the default "+err.Error(), "report this as a bug")
+			doc.Fail(1, s.Path, "the default "+err.Error(), "report this as a bug")
 			continue
 		}
-		v.SetDefault(s.path, value)
+		v.SetDefault(s.Path, value)
 	}
-}
-
-// strictly makes viper's decoding exact: no text for numbers, no numbers for
-// booleans, and durations and text types from text only.
-func strictly(c *mapstructure.DecoderConfig) {
-	c.WeaklyTypedInput = false
-	c.DecodeHook = mapstructure.ComposeDecodeHookFunc(
-		mapstructure.DecodeHookFuncType(durationFromText),
-		mapstructure.TextUnmarshallerHookFunc(),
-	)
-}
-
-func durationFromText(from, to reflect.Type, value any) (any, error) {
-	if to != durationType {
-		return value, nil
-	}
-	text, ok := value.(string)
-	if !ok {
-		return nil, fmt.Errorf("%v (%v) is not a duration with a unit", value, from)
-	}
-	return time.ParseDuration(text)
 }
 
 // openFile reports why a file, or folder, that the configuration names can't be

@@ -12,6 +12,7 @@ import (
 	"github.com/rhumb-lb/rhumb/gossip"
 	"github.com/rhumb-lb/rhumb/gossip/fleet"
 	"github.com/rhumb-lb/rhumb/regions/admin"
+	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
 )
 
 // maxSecret bounds the small files: keys and tokens are one line.
@@ -34,9 +35,9 @@ func (c *Config) identity(now time.Time) (*fleet.Identity, *fleet.Roots, error) 
 func (c *Config) gossipOptions(id *fleet.Identity, roots *fleet.Roots) (gossip.Options, error) {
 	o := gossip.DefaultOptions()
 	o.Identity, o.Roots, o.Label = id, roots, c.Gossip.Label
-	key, err := readKey("gossip.key_file", c.Gossip.KeyFile, gossip.KeySize)
+	key, err := readKey(c.Gossip.KeyFile, gossip.KeySize)
 	if err != nil {
-		return o, err
+		return o, fmt.Errorf("gossip.key_file: %w", err)
 	}
 	o.Keys = [][]byte{key}
 	o.Seeds = gossip.StaticSeeds(c.Gossip.Seeds...)
@@ -63,8 +64,10 @@ func bindAddress(s string) (netip.AddrPort, error) {
 func (c *Config) adminOptions() (admin.Options, error) {
 	o := admin.Options{Listen: c.Admin.Listen}
 	var err error
-	if o.Token, err = readLine("admin.token_file", c.Admin.TokenFile); err != nil {
-		return o, err
+	if c.Admin.TokenFile != "" {
+		if o.Token, err = readLine(c.Admin.TokenFile); err != nil {
+			return o, fmt.Errorf("admin.token_file: %w", err)
+		}
 	}
 	o.TLS, err = serverTLS("admin.tls", c.Admin.TLS)
 	return o, err
@@ -83,31 +86,31 @@ func serverTLS(path string, t TLS) (*tls.Config, error) {
 	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
 }
 
-// readLine reads a file of one line, empty if none is named.
-func readLine(path, file string) (string, error) {
-	if file == "" {
-		return "", nil
-	}
+// readLine reads a file of one line.
+func readLine(file string) (string, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", path, err)
+		return "", err
 	}
 	line := strings.TrimSpace(string(b))
 	if line == "" || len(b) > maxSecret || strings.ContainsAny(line, "\r\n") {
-		return "", fmt.Errorf("%s: %s is not a file of one line", path, file)
+		return "", fmt.Errorf("%s does not hold exactly one line", file)
 	}
 	return line, nil
 }
 
+// ReadPepper reads the file that agent.auth.pepper_file names.
+func ReadPepper(file string) ([]byte, error) { return readKey(file, keyring.HashSize) }
+
 // readKey reads random bytes that stand in a file as one line of base64.
-func readKey(path, file string, size int) ([]byte, error) {
-	line, err := readLine(path, file)
+func readKey(file string, size int) ([]byte, error) {
+	line, err := readLine(file)
 	if err != nil {
 		return nil, err
 	}
 	key, err := base64.StdEncoding.DecodeString(line)
 	if err != nil || len(key) != size {
-		return nil, fmt.Errorf("%s: %s does not hold %d bytes as a line of base64; `rhumb keygen` makes it", path, file, size)
+		return nil, fmt.Errorf("%s does not hold %d bytes as one line of base64", file, size)
 	}
 	return key, nil
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rhumb-lb/rhumb/cmd/internal/config/keysfile"
 	"github.com/rhumb-lb/rhumb/gossip/fleet"
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/agent"
@@ -178,11 +179,11 @@ func (a Auth) keys() (*keyring.Ring, error) {
 	if a.Mode != "keys" {
 		return nil, nil //nolint:nilnil // no keys is a choice
 	}
-	pepper, err := readKey("agent.auth.pepper_file", a.PepperFile, keyring.HashSize)
+	pepper, err := ReadPepper(a.PepperFile)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("agent.auth.pepper_file: %w", err)
 	}
-	keys, err := loadKeys(a.KeysFile)
+	keys, err := keysfile.Load(a.KeysFile)
 	if err != nil {
 		return nil, fmt.Errorf("agent.auth.keys_file: %w", err)
 	}

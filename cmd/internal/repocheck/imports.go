@@ -72,10 +72,16 @@ var Imports = []Rule{
 		May:      []string{"regions/...", "gossip/...", "director/...", "dnsserver/...", "simulations/...", "deploy/example"},
 	},
 	{Packages: []string{"cmd/internal/telemetry", "cmd/internal/repocheck"}},
+	// YAML that must have the shape of a Go type, whatever it says.
+	{Packages: []string{"cmd/internal/config/strict"}},
+	{Packages: []string{"cmd/internal/config/keysfile"}, May: []string{"cmd/internal/config/strict", "regions", "regions/gateway/keyring"}},
+	{Packages: []string{"cmd/internal/config/configtest"}, May: []string{"regions", "gossip/fleet"}},
+	{Packages: []string{"cmd/internal/config/reload"}, May: []string{"cmd/internal/config", "cmd/internal/config/strict"}},
 	// It reads a file in the words of regions.
 	{
 		Packages: []string{"cmd/internal/config"},
 		May: []string{
+			"cmd/internal/config/strict", "cmd/internal/config/keysfile",
 			"regions", "regions/admin", "regions/agent", "regions/discovery/...", "regions/gateway/...", "regions/pool", "gossip", "gossip/fleet",
 			"director/node", "director/geo", "director/redirect", "dnsserver",
 		},
@@ -83,7 +89,7 @@ var Imports = []Rule{
 	{
 		Packages: []string{"cmd/rhumb"},
 		May: []string{
-			"cmd/internal/config", "cmd/internal/telemetry", "regions", "regions/agent", "regions/gateway/...", "regions/triton/tritontest",
+			"cmd/internal/config/...", "cmd/internal/telemetry", "regions", "regions/agent", "regions/gateway/...", "regions/triton/tritontest",
 			"director/node", "gossip", "gossip/fleet", "dnsserver", "simulations/...",
 		},
 	},

@@ -82,7 +82,7 @@ func New(pepper []byte, keys []Key) (*Ring, error) {
 	r := &Ring{pepper: slices.Clone(pepper), keys: make(map[string]*Key, len(keys))}
 	var errs []error
 	for _, k := range keys {
-		if err := k.check(); err != nil {
+		if _, err := k.Validate(); err != nil {
 			errs = append(errs, fmt.Errorf("key %q: %w", k.ID, err))
 		}
 		if r.keys[k.ID] != nil {
@@ -93,20 +93,22 @@ func New(pepper []byte, keys []Key) (*Ring, error) {
 	return r, errors.Join(errs...)
 }
 
-func (k *Key) check() error {
+// Validate is the error of a key that can't be used, as "what is wrong; what to do",
+// and which of its settings is to blame: id, hash, rate or burst.
+func (k *Key) Validate() (setting string, err error) {
 	switch {
 	case !idShape.MatchString(k.ID):
-		return errors.New("want an id of at most 32 of a-z, 0-9 and inner hyphens")
+		return "id", fmt.Errorf("%q is not an id; write at most 32 of a-z, 0-9 and inner hyphens", k.ID)
 	case k.Hash == [HashSize]byte{}:
-		return errors.New("it has no hash; copy the line that `rhumb keygen key` prints")
+		return "hash", errors.New("it has no hash; copy the entry that `rhumb keygen key` prints")
 	case math.IsNaN(k.Rate) || k.Rate < 0 || k.Rate > maxRate:
-		return fmt.Errorf("rate %v: want 0 (no limit) to %d requests per second", k.Rate, int(maxRate))
+		return "rate", fmt.Errorf("rate %v is out of range; write 0 (no limit) to %d requests per second", k.Rate, int(maxRate))
 	case k.Burst < 0 || k.Burst > maxRate:
-		return fmt.Errorf("burst %d: want 0 (a second's worth) to %d requests", k.Burst, int(maxRate))
+		return "burst", fmt.Errorf("burst %d is out of range; write 0 (a second's worth) to %d requests", k.Burst, int(maxRate))
 	case k.Burst > 0 && k.Rate == 0:
-		return errors.New("a burst without a rate has no effect; give it a rate")
+		return "burst", errors.New("a burst without a rate has no effect; give it a rate")
 	}
-	return nil
+	return "", nil
 }
 
 // Check finds the key of a token. Whether the id is unknown or the secret wrong,
@@ -146,7 +148,7 @@ func Make(pepper []byte, k Key) (token string, made Key, err error) {
 	_, _ = rand.Read(random) // never fails
 	secret := base64.RawURLEncoding.EncodeToString(random)
 	k.Hash = Hash(pepper, secret)
-	if err := k.check(); err != nil {
+	if _, err := k.Validate(); err != nil {
 		return "", Key{}, fmt.Errorf("key %q: %w", k.ID, err)
 	}
 	return prefix + k.ID + "_" + secret, k, nil

@@ -61,14 +61,14 @@ func TestHash(t *testing.T) {
 func TestNewNamesWhatIsWrong(t *testing.T) {
 	hash := Hash(pepper, "x")
 	for want, keys := range map[string][]Key{
-		`key "A": want an id`:       {{ID: "A", Hash: hash}},
-		`key "a_b": want an id`:     {{ID: "a_b", Hash: hash}},
-		`key "a": it has no hash`:   {{ID: "a"}},
-		`key "a": rate -1`:          {{ID: "a", Hash: hash, Rate: -1}},
-		`key "a": burst -1`:         {{ID: "a", Hash: hash, Rate: 1, Burst: -1}},
-		`key "a": a burst without`:  {{ID: "a", Hash: hash, Burst: 5}},
-		`key "a" is listed twice`:   {{ID: "a", Hash: hash}, {ID: "a", Hash: hash}},
-		"10001 keys, at most 10000": make([]Key, maxKeys+1),
+		`key "A": "A" is not an id`:     {{ID: "A", Hash: hash}},
+		`key "a_b": "a_b" is not an id`: {{ID: "a_b", Hash: hash}},
+		`key "a": it has no hash`:       {{ID: "a"}},
+		`key "a": rate -1`:              {{ID: "a", Hash: hash, Rate: -1}},
+		`key "a": burst -1`:             {{ID: "a", Hash: hash, Rate: 1, Burst: -1}},
+		`key "a": a burst without`:      {{ID: "a", Hash: hash, Burst: 5}},
+		`key "a" is listed twice`:       {{ID: "a", Hash: hash}, {ID: "a", Hash: hash}},
+		"10001 keys, at most 10000":     make([]Key, maxKeys+1),
 	} {
 		if _, err := New(pepper, keys); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)

@@ -1,0 +1,129 @@
+package keysfile
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
+)
+
+// Entry is a key as it stands in the file, an item of the list "keys". Texts are
+// quoted: a hash of digits only would be a number.
+func Entry(k keyring.Key) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "- id: %q\n  hash: %q\n", k.ID, hex.EncodeToString(k.Hash[:]))
+	if len(k.Models) > 0 {
+		quoted := make([]string, len(k.Models))
+		for i, m := range k.Models {
+			quoted[i] = strconv.Quote(string(m))
+		}
+		fmt.Fprintf(&b, "  models: [%s]\n", strings.Join(quoted, ", "))
+	}
+	if k.Rate > 0 {
+		fmt.Fprintf(&b, "  rate: %s\n", strconv.FormatFloat(k.Rate, 'f', -1, 64))
+	}
+	if k.Burst > 0 {
+		fmt.Fprintf(&b, "  burst: %d\n", k.Burst)
+	}
+	return b.String()
+}
+
+// Append adds a key to a file of API keys, which is made if it is not there. Who
+// reads the file meanwhile finds it whole, with the key or without. A file that is
+// not in order, or that has a key of that id, is left as it is.
+func Append(path string, k keyring.Key) error {
+	mode := fs.FileMode(0o600)
+	data, err := read(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		data = nil
+	case err != nil:
+		return err
+	default:
+		// What a link leads to is replaced, not the link.
+		if path, err = filepath.EvalSymlinks(path); err != nil {
+			return err
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		mode = info.Mode().Perm()
+	}
+	keys, err := parse(path, data)
+	if err != nil {
+		return err
+	}
+	for _, have := range keys {
+		if have.ID == k.ID {
+			return fmt.Errorf("%s has a key %q already; choose another id, or remove that entry first", path, k.ID)
+		}
+	}
+	data, err = extend(data, Entry(k))
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	// What was written is read back, so that a gap between the two is no loss.
+	again, err := parse(path, data)
+	if err != nil || len(again) != len(keys)+1 {
+		return errors.Join(fmt.Errorf("%s can't be extended; add the entry by hand", path), err)
+	}
+	return replace(path, data, mode)
+}
+
+// extend adds an entry to a file's text and keeps its comments.
+func extend(data []byte, entry string) ([]byte, error) {
+	if len(bytes.TrimSpace(data)) == 0 {
+		data = []byte("# API keys of the gateway (agent.auth.keys_file): hashes under the pepper, no secrets.\nkeys: []\n")
+	}
+	var doc, item yaml.Node
+	if err := errors.Join(yaml.Unmarshal(data, &doc), yaml.Unmarshal([]byte(entry), &item)); err != nil {
+		return nil, err
+	}
+	if len(doc.Content) == 0 { // comments only
+		return append(bytes.TrimRight(data, "\n"), "\nkeys:\n"+entry...), nil
+	}
+	root := doc.Content[0]
+	if len(root.Content) == 0 {
+		root.Kind, root.Tag, root.Style, root.Value = yaml.MappingNode, "!!map", 0, ""
+		root.Content = []*yaml.Node{{Kind: yaml.ScalarNode, Value: "keys"}, {Kind: yaml.SequenceNode}}
+	}
+	list := root.Content[1] // the only key that a file in order can have
+	list.Style = 0
+	list.Content = append(list.Content, item.Content[0].Content...)
+	var out bytes.Buffer
+	e := yaml.NewEncoder(&out)
+	e.SetIndent(2)
+	if err := errors.Join(e.Encode(&doc), e.Close()); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
+}
+
+// replace swaps a file for a new one with other contents, on disk before it
+// returns.
+func replace(path string, data []byte, mode fs.FileMode) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("save %s: %w", path, err)
+	}
+	return os.Rename(f.Name(), path)
+}
