@@ -207,7 +207,8 @@ func TestRouteBeforeTheFirstSync(t *testing.T) {
 func TestRouteTokenFollowsReload(t *testing.T) {
 	t.Parallel()
 	m := newMembers(t)
-	d := m.director(m.options())
+	o := m.options()
+	d := m.director(o)
 	m.agent("eu-west", dublin, serves("llama", 24, 2))
 	regionstest.Eventually(t, patience, func() bool { return d.check() == nil && len(d.Table().Regions) == 1 }, "the region is in the table")
 	asks := func(token string) int {
@@ -218,7 +219,6 @@ func TestRouteTokenFollowsReload(t *testing.T) {
 		t.Errorf("without a token set: %d", got)
 	}
 	for _, token := range []string{"one", "two", ""} {
-		o := m.options()
 		o.Admin.Token = token
 		if err := d.Reload(o); err != nil {
 			t.Fatal(err)

@@ -13,9 +13,9 @@ import (
 // Reload changes over to new options while queries and requests go on: the zone's
 // records, serial, name servers and hosts, the TTL, geography, trusted proxies, Why,
 // the redirector's locations and certificate, the admin API's certificate, and its
-// token there and at the redirector. DNS has the new records when it returns; routed answers follow with
-// the next plan, at once. If anything in them is wrong, or other data differs,
-// nothing changes and the error says what.
+// token there and at the redirector. DNS has the new records when it returns; routed
+// answers follow with the next plan, at once. If anything in them is wrong, or other
+// data differs, nothing changes and the error says what.
 //
 // What is code or keeps state is not compared, and stays as it was: ProbeTLS, Dial,
 // Now, Logger, Registry, OnPlan, and what [gossip.Options.Fixed] leaves out. Reload

@@ -11,7 +11,7 @@ import (
 )
 
 // regional is a file of an agent that ends where its sources of pods are listed.
-const regional = `gossip: {key_file: g}
+const regional = `gossip: {bind: "127.0.0.1:7946", key_file: g}
 fleet: {ca_file: a, cert_file: b, key_file: c}
 agent:
   name: a-1
