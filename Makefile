@@ -1,6 +1,7 @@
 # Needs Go, make, gcc (race detector), git and bash; everything else is a pinned
 # Go module. ARGS and RUNS are passed on: make demo ARGS=--check. PROCESSES=1 runs
 # the world of demo and failover as a process for each pod, agent and director.
+# make fuzz FUZZTIME=5s PACKAGES=./dnsserver fuzzes a little.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -12,6 +13,8 @@ export GOTOOLCHAIN := local
 ARGS ?=
 RUNS ?= 20
 PROCESSES ?=
+FUZZTIME ?= 60s
+PACKAGES ?= ./...
 
 .PHONY: help
 help: ## list these targets
@@ -48,6 +51,11 @@ test: ## run all tests
 .PHONY: race
 race: ## run all tests under the race detector
 	CGO_ENABLED=1 go test -race -count=1 ./...
+
+# What it finds is kept in the package's testdata/fuzz: commit it with the repair.
+.PHONY: fuzz
+fuzz: ## fuzz every decoder for FUZZTIME each; PACKAGES=./dnsserver
+	.ci/fuzz $(FUZZTIME) $(PACKAGES)
 
 # The linter is built from its pinned source once, minutes on a small machine.
 LINT := .tools/bin/golangci-lint

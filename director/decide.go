@@ -31,6 +31,7 @@ type Candidate struct {
 	Endpoints []regions.Endpoint
 	RTT       regions.Micros
 	Wait      regions.Micros
+	State     State // of the region, as this director judges it
 	Reason    string
 }
 
@@ -72,7 +73,7 @@ func Decide(t *Table, model regions.ModelName, client regions.Client) (Decision,
 func candidate(t *Table, s *Service, r *row, i uint16, reason string) Candidate {
 	return Candidate{
 		Region: t.Regions[i].ID, Endpoints: t.Regions[i].Endpoints,
-		RTT: r.rtt[i], Wait: s.Supply[i].Wait, Reason: reason,
+		RTT: r.rtt[i], Wait: s.Supply[i].Wait, State: t.Regions[i].Verdict.State, Reason: reason,
 	}
 }
 

@@ -3,8 +3,12 @@ package dnsserver
 import (
 	"bytes"
 	"encoding/binary"
+	"io"
+	"net"
 	"net/netip"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 )
@@ -147,4 +151,109 @@ func FuzzECS(f *testing.F) {
 			t.Fatalf("%x read as %s, which is %x", data, e.client, again)
 		}
 	})
+}
+
+// said is a connection whose client sends fixed octets, a few at a time, closes
+// its half, and keeps what it is sent.
+type said struct {
+	net.Conn
+	in    io.Reader
+	piece int
+
+	mu     sync.Mutex
+	out    []byte // under mu
+	closed bool   // under mu
+}
+
+func (c *said) Read(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return 0, net.ErrClosed
+	}
+	return c.in.Read(p[:min(len(p), c.piece)])
+}
+
+func (c *said) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return 0, net.ErrClosed
+	}
+	c.out = append(c.out, p...)
+	return len(p), nil
+}
+
+func (c *said) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	return nil
+}
+
+func (c *said) SetReadDeadline(time.Time) error  { return nil }
+func (c *said) SetWriteDeadline(time.Time) error { return nil }
+
+// FuzzStream sends any octets to a TCP connection, in pieces of any size. Each
+// query that is whole gets the reply that the handler gives to it, and no other,
+// until one that is none ends the connection; nothing is left behind.
+func FuzzStream(f *testing.F) {
+	soa, big := raw{id: 1, qtype: dns.TypeSOA}.wire(), raw{id: 2, name: "big.example.test.", qtype: dns.TypeTXT}.wire()
+	response := bytes.Clone(soa)
+	response[2] |= 0x80
+	for _, seed := range [][]byte{
+		frame(soa), append(frame(soa), frame(big)...), append(frame(response), frame(big)...), frame(soa)[:7],
+		append(frame(raw{id: 3, name: "unready.example.test.", qtype: dns.TypeA}.wire()), frame(soa)...),
+		append(frame(soa[:11]), frame(soa)...), append(frame(make([]byte, 9000)), frame(soa)...), bytes.Repeat(frame(soa), 40), {0, 0}, {255, 255},
+		frame(raw{bare: true, bits: 15 << 11}.wire()),
+	} {
+		f.Add(seed, byte(len(seed)))
+	}
+	s, err := New(testOptions())
+	if err != nil {
+		f.Fatal(err)
+	}
+	source, buf := netip.MustParseAddr("2001:db8::9"), scratch()
+	f.Fuzz(func(t *testing.T, stream []byte, piece byte) {
+		queries := framesOf(stream, tcpQuery)
+		want, quiet := map[string]int{}, false
+		for _, q := range queries {
+			reply := s.handler.handle(buf, q, source, overTCP)
+			if reply != nil {
+				want[string(frame(reply))]++
+			}
+			quiet = quiet || reply == nil && !isResponse(q)
+		}
+		conn := &said{in: bytes.NewReader(stream), piece: 1 + int(piece)}
+		c := &tcpConn{server: s, conn: conn, client: source, slots: make(chan struct{}, s.limits.TCPPipeline)}
+		reason := c.serve()
+		if len(c.slots) != 0 || len(s.tcpSlots) != 0 || len(c.pending) != 0 || c.sending || !conn.closed {
+			t.Fatalf("%d and %d slots, %d replies are left", len(c.slots), len(s.tcpSlots), len(c.pending))
+		}
+		for _, reply := range framesOf(conn.out, dns.MaxMsgSize) {
+			key := string(frame(reply))
+			if want[key]--; want[key] < 0 {
+				t.Fatalf("reply %x to nothing in %x", reply, stream)
+			}
+			if want[key] == 0 {
+				delete(want, key)
+			}
+		}
+		if quiet != (reason == closedUnready) || !quiet && (len(want) > 0 || reason != closedDone) {
+			t.Fatalf("%d of %d queries are not answered, then %q", len(want), len(queries), reason)
+		}
+	})
+}
+
+// framesOf cuts a stream into messages as RFC 1035 section 4.2.2 says, up to one
+// that is not whole, too short for a header or too long.
+func framesOf(stream []byte, longest int) (messages [][]byte) {
+	for len(stream) >= 2 {
+		n := int(binary.BigEndian.Uint16(stream))
+		if n < headerSize || n > longest || len(stream) < 2+n {
+			break
+		}
+		messages, stream = append(messages, stream[2:2+n]), stream[2+n:]
+	}
+	return messages
 }

@@ -310,16 +310,20 @@ func (i *intake) envelope(raw []byte, heard time.Time, by way) (status bool) {
 	if by == passed {
 		i.passOn(k, body, raw, heard)
 	}
+	i.accepted(body, cert, heard, j, now)
+	return j.status != nil
+}
+
+// accepted acts on a record that is held now.
+func (i *intake) accepted(body *wire.Body, cert *fleet.Cert, heard time.Time, j judgement, now time.Time) {
 	switch {
 	case j.status != nil:
 		i.syncBy(now.Add(syncGrace))
-		return true
 	case j.digest != nil:
 		i.digest(body, j.digest, now)
 	default:
 		i.tell(body, cert, heard, j)
 	}
-	return false
 }
 
 // repeated takes a record that is not newer than its slot's. One that its origin

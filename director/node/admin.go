@@ -171,11 +171,7 @@ func (n *Node) adminExplain(r *http.Request) (any, error) {
 		out.Shares[string(id)] = share
 	}
 	for _, c := range e.Decision.Candidates {
-		a := adminCandidate{Region: string(c.Region), RTT: ms(c.RTT), Wait: ms(c.Wait), Reason: c.Reason}
-		if p := w.table.Place(c.Region); p != nil {
-			a.State = p.Verdict.State.String()
-		}
-		out.Candidates = append(out.Candidates, a)
+		out.Candidates = append(out.Candidates, adminCandidate{string(c.Region), c.State.String(), ms(c.RTT), ms(c.Wait), c.Reason})
 	}
 	return out, nil
 }

@@ -54,26 +54,22 @@ func (f *front) serve(l net.Listener) error {
 	return nil
 }
 
-// Redirect implements redirect.Decider from the same table as DNS.
-func (a *answerer) Redirect(model regions.ModelName, _ bool, client netip.Addr) (redirect.Choice, error) {
+// Decide implements redirect.Decider from the same table as DNS, and counts what
+// it decides as demand.
+func (a *answerer) Decide(model regions.ModelName, _ bool, client netip.Addr) (director.Decision, error) {
 	w := a.world.Load()
 	if !w.synced {
-		return redirect.Choice{}, redirect.ErrNotReady
+		return director.Decision{}, redirect.ErrNotReady
 	}
 	d, ok := director.Decide(w.table, model, w.geo.Locate(client))
 	switch {
 	case !ok:
-		return redirect.Choice{}, redirect.ErrUnknownModel
+		return director.Decision{}, redirect.ErrUnknownModel
 	case d.Barred:
-		return redirect.Choice{}, redirect.ErrBarred
+		return director.Decision{}, redirect.ErrBarred
 	}
 	a.decided(model, d.Client.Cell)
-	c := d.Candidates[0]
-	choice := redirect.Choice{Region: c.Region, ID: d.ID, Degraded: d.AllLost}
-	if len(c.Endpoints) > 0 {
-		choice.Endpoint = c.Endpoints[0]
-	}
-	return choice, nil
+	return d, nil
 }
 
 // label finds the model that is served under a label.

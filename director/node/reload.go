@@ -12,10 +12,10 @@ import (
 
 // Reload changes over to new options while queries and requests go on: the zone's
 // records, serial, name servers and hosts, the TTL, geography, trusted proxies, Why,
-// the redirector's locations and certificate, the admin API's token and
-// certificate. DNS has the new records when it returns; routed answers follow with
-// the next plan, at once. If anything in them is wrong, or other data differs,
-// nothing changes and the error says what.
+// the redirector's locations and certificate, the admin API's certificate, and its
+// token there and at the redirector. DNS has the new records when it returns; routed
+// answers follow with the next plan, at once. If anything in them is wrong, or other
+// data differs, nothing changes and the error says what.
 //
 // What is code or keeps state is not compared, and stays as it was: ProbeTLS, Dial,
 // Now, Logger, Registry, OnPlan, and what [gossip.Options.Fixed] leaves out. Reload
@@ -73,7 +73,7 @@ func dnsZone(o *Options) dnsserver.Zone {
 func (n *Node) redirector(o *Options) (*redirect.Handler, error) {
 	to := redirect.DefaultOptions()
 	to.Zone, to.Location, to.Scheme, to.Port = o.Zone.Name, o.Location, o.Scheme, o.Port
-	to.TrustedProxies, to.Decider, to.Labels = o.TrustedProxies, n.answerer, n.answerer.label
+	to.TrustedProxies, to.Token, to.Decider, to.Labels = o.TrustedProxies, o.Admin.Token, n.answerer, n.answerer.label
 	to.Logger, to.Registry = n.log, n.opts.Registry
 	return redirect.New(to)
 }

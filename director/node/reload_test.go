@@ -206,12 +206,12 @@ func TestReloadChangesAll(t *testing.T) {
 	if err := r.Reload(alone); err != nil {
 		t.Fatal(err)
 	}
-	unknown, err := r.answerer.Redirect("llama", true, netip.MustParseAddr("127.0.0.1"))
+	unknown, err := r.answerer.Decide("llama", true, netip.MustParseAddr("127.0.0.1"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := answersAfter
-	want.To = "http://" + string(unknown.Region) + ".route.inference.test"
+	want.To = "http://" + string(unknown.Candidates[0].Region) + ".route.inference.test"
 	r.becomes(want)
 
 	if err := r.Reload(before); err != nil {

@@ -3,11 +3,17 @@ package redirect
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/rhumb-lb/rhumb/regions"
 )
 
 // FuzzRequest throws whole requests at the handler: whatever they say, a
@@ -73,4 +79,51 @@ func checkLocation(t *testing.T, r *http.Request, w *httptest.ResponseRecorder, 
 			t.Fatalf("the location %q has the byte %#x", location, c)
 		}
 	}
+}
+
+// FuzzRoute asks with any query, host and credentials: nobody is decided for but
+// the asker without the token, every answer is JSON, and no address leads astray.
+func FuzzRoute(f *testing.F) {
+	for _, seed := range []struct{ query, host, auth string }{
+		{"model=llama", "route.inference.test", ""},
+		{"client=8.8.8.8", "llama.inference.test", "Bearer " + theToken},
+		{"client=81.2.69.0/24&model=a%22b", "x", "Bearer "},
+		{"client=fe80::1%25eth0", "", ""},
+		{"client=::ffff:8.8.8.0/120&client=1.1.1.1", "", "Bearer " + theToken},
+		{"a;b&%zz", "[::1]:80", "Basic eDp5"},
+	} {
+		f.Add(seed.query, seed.host, seed.auth)
+	}
+	d := world()
+	o := routeOptions(d)
+	o.Location = ByName
+	h, err := New(o)
+	if err != nil {
+		f.Fatal(err)
+	}
+	statuses := []int{http.StatusOK, http.StatusBadRequest, http.StatusUnauthorized}
+	own := regions.Unit(netip.MustParseAddr("81.2.69.160"))
+	f.Fuzz(func(t *testing.T, query, host, auth string) {
+		d.client = netip.Addr{}
+		r := &http.Request{
+			Method: http.MethodGet, Host: host, RemoteAddr: "81.2.69.160:4711", Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+			URL: &url.URL{Path: "/v1/route", RawQuery: query}, Header: http.Header{"Authorization": {auth}},
+		}
+		r.RequestURI = "/v1/route?" + query
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		var got ranking
+		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || !slices.Contains(statuses, w.Code) {
+			t.Fatalf("%d %s: %v", w.Code, w.Body, err)
+		}
+		decided := regions.Unit(d.client)
+		if (w.Code == http.StatusOK) != decided.IsValid() || decided.IsValid() && decided != own && auth != "Bearer "+theToken {
+			t.Fatalf("%d for %s, who sent %q", w.Code, decided, auth)
+		}
+		for _, e := range got.Endpoints {
+			if e.URL != "https://"+string(e.Region)+".route.inference.test" || got.Client != decided || got.TTL != int64(d.choice.TTL/time.Second) {
+				t.Fatalf("%+v", got)
+			}
+		}
+	})
 }

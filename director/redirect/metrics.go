@@ -11,16 +11,21 @@ import (
 // What became of a request.
 const (
 	resultRedirected   = "redirected"
-	resultDegraded     = "degraded"
+	resultDegraded     = "degraded" // redirected, or ranked, with all regions lost
+	resultRanked       = "ranked"
 	resultUnknownModel = "unknown_model"
 	resultBarred       = "barred"
 	resultNotReady     = "not_ready"
 	resultNotFound     = "not_found"
 	resultNoBody       = "no_body"
+	resultBadMethod    = "bad_method"
+	resultBadQuery     = "bad_query"
+	resultForbidden    = "forbidden"
 )
 
 // What named the model.
 const (
+	byQuery   = "query"
 	byPath    = "path"
 	byHost    = "host"
 	byHeader  = "header"

@@ -30,14 +30,8 @@ func (h *Handler) model(w http.ResponseWriter, r *http.Request, t target) (regio
 	if name := t.model(); name != "" {
 		return regions.ModelName(name), byPath, nil
 	}
-	if name, ok := h.hostModel(r.Host); ok {
-		return name, byHost, nil
-	}
-	if name := strings.TrimSpace(r.Header.Get(modelHeader)); name != "" {
-		return regions.ModelName(name), byHeader, nil
-	}
-	if !mayName(r) {
-		return regions.Apex, byNothing, nil
+	if name, namedBy := h.headModel(r); namedBy != byNothing || !mayName(r) {
+		return name, namedBy, nil
 	}
 	// Not every writer has deadlines. Then the server's own have to do.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(peekWait))
@@ -46,6 +40,18 @@ func (h *Handler) model(w http.ResponseWriter, r *http.Request, t target) (regio
 		return regions.Apex, byNothing, err
 	}
 	return regions.ModelName(name), byBody, nil
+}
+
+// headModel finds the model that the host names, else the header, and says which
+// it was.
+func (h *Handler) headModel(r *http.Request) (regions.ModelName, string) {
+	if name, ok := h.hostModel(r.Host); ok {
+		return name, byHost
+	}
+	if name := strings.TrimSpace(r.Header.Get(modelHeader)); name != "" {
+		return regions.ModelName(name), byHeader
+	}
+	return regions.Apex, byNothing
 }
 
 // hostModel is the model that is served under the host's label in the zone.

@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
+
+	"github.com/rhumb-lb/rhumb/director"
 )
 
 // checkOptions reports the first thing that is wrong, and the zone in its
@@ -29,13 +32,13 @@ func notInName(r rune) bool {
 	return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '_' && r != '.'
 }
 
-// base is the URL of a chosen region, without a slash at its end.
-func (h *Handler) base(c Choice) (string, error) {
+// base is the URL of a candidate, without a slash at its end.
+func (h *Handler) base(c *director.Candidate) (string, error) {
 	if h.opts.Location == ByEndpoint {
-		if c.Endpoint.Host == "" {
+		if len(c.Endpoints) == 0 || c.Endpoints[0].Host == "" {
 			return "", fmt.Errorf("region %s has no endpoint", c.Region)
 		}
-		return c.Endpoint.URL(), nil
+		return c.Endpoints[0].URL(), nil
 	}
 	if err := c.Region.Validate(); err != nil {
 		return "", err
@@ -45,4 +48,16 @@ func (h *Handler) base(c Choice) (string, error) {
 		host = net.JoinHostPort(host, strconv.Itoa(int(p)))
 	}
 	return h.opts.Scheme + "://" + host, nil
+}
+
+// addresses are where the host of a candidate's base is: what DNS says of the
+// region's name, or of its endpoint.
+func (h *Handler) addresses(c *director.Candidate) []netip.Addr {
+	out := []netip.Addr{}
+	for i, e := range c.Endpoints {
+		if i == 0 || h.opts.Location == ByName {
+			out = append(out, e.Addrs...)
+		}
+	}
+	return out
 }

@@ -2,12 +2,14 @@
 // it answers with 307 and the region's address, so that the client repeats the
 // same request, method and body, there. It neither sees nor keeps credentials
 // and, unless only the body names the model, it answers before the body is read.
+// Programs that choose for themselves ask /v1/route for all regions in order.
 //
 // 307 and no other: 301 and 302 turn a POST into a GET in many clients, and 301
 // and 308 may be kept for ever, while the answer is true for seconds.
 package redirect
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -19,18 +21,19 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/rhumb-lb/rhumb/director"
 	"github.com/rhumb-lb/rhumb/regions"
 )
 
 // Decider says which region a request goes to. It is asked by many goroutines
 // at once.
 type Decider interface {
-	// Redirect decides for a client, whose address is invalid if it is not
+	// Decide ranks the regions for a client, whose address is invalid if it is not
 	// known. Where hasModel is false the request named none, model is
 	// [regions.Apex], and any region that is fit for the zone's mix will do.
-	// The error is, or wraps, one of [ErrUnknownModel], [ErrBarred] and
-	// [ErrNotReady].
-	Redirect(model regions.ModelName, hasModel bool, client netip.Addr) (Choice, error)
+	// A decision has at least one candidate. The error is, or wraps, one of
+	// [ErrUnknownModel], [ErrBarred] and [ErrNotReady].
+	Decide(model regions.ModelName, hasModel bool, client netip.Addr) (director.Decision, error)
 }
 
 // The reasons for not choosing a region.
@@ -43,15 +46,6 @@ var (
 	// ErrNotReady says that nothing is known of the regions yet.
 	ErrNotReady = errors.New("nothing is known of the regions yet")
 )
-
-// Choice is a decided region.
-type Choice struct {
-	Region   regions.ID
-	Endpoint regions.Endpoint // the one to use if locations are endpoints
-	ID       string           // of the decision, to ask for its reasons
-	// Degraded is set where all regions seem lost and this one is a guess.
-	Degraded bool
-}
 
 // Location is the form of the address that a client is sent to.
 type Location string
@@ -75,7 +69,10 @@ type Options struct {
 	Port   uint16
 	// TrustedProxies are the peers whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
-	Decider        Decider
+	// Token lets those who send it as "Authorization: Bearer TOKEN" ask /v1/route
+	// for other clients than themselves; empty lets nobody.
+	Token   string
+	Decider Decider
 	// Labels finds the model that is served under a label of the zone. Without
 	// it the host names no model.
 	Labels   func(label string) (regions.ModelName, bool)
@@ -95,6 +92,7 @@ type Handler struct {
 	opts    Options
 	zone    string // lower case
 	trust   regions.TrustedProxies
+	token   *[sha256.Size]byte // its hash; nil if there is none
 	metrics *metrics
 }
 
@@ -114,11 +112,16 @@ func New(opts Options) (*Handler, error) {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	opts.Logger = opts.Logger.With("component", "redirect")
-	return &Handler{opts: opts, zone: zone, trust: regions.NewTrustedProxies(opts.TrustedProxies), metrics: m}, nil
+	h := &Handler{opts: opts, zone: zone, trust: regions.NewTrustedProxies(opts.TrustedProxies), metrics: m}
+	if opts.Token != "" {
+		sum := sha256.Sum256([]byte(opts.Token))
+		h.token = &sum
+	}
+	return h, nil
 }
 
-// ServeHTTP answers with 307, or with an error in Triton's form:
-// {"error":"..."}.
+// ServeHTTP answers with 307, at /v1/route with the regions in order, or with an
+// error in Triton's form: {"error":"..."}.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	h.write(w, r, h.answer(w, r), start)
@@ -126,13 +129,26 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // answer is what a client gets.
 type answer struct {
-	status     int
-	result     string // for metrics
-	namedBy    string // for metrics
-	text       string // of the error
-	location   string
-	choice     Choice
-	retryAfter int // seconds
+	status       int
+	result       string // for metrics
+	namedBy      string // for metrics
+	content      any    // becomes JSON
+	location     string
+	decision     string
+	degraded     bool
+	allow        string // methods
+	authenticate string // scheme
+	retryAfter   int    // seconds
+}
+
+// failed is an answer with an error's text, before any model is looked for.
+func failed(status int, result, text string) answer {
+	return answer{status: status, result: result, namedBy: byNothing, content: problem{text}}
+}
+
+// problem is an error in Triton's form.
+type problem struct {
+	Error string `json:"error"`
 }
 
 // Why a client should come back later, and when, in seconds. Each client draws
@@ -146,47 +162,57 @@ const (
 
 func (h *Handler) answer(w http.ResponseWriter, r *http.Request) answer {
 	t, ok := parseTarget(r)
-	if !ok {
-		return answer{status: http.StatusNotFound, result: resultNotFound, namedBy: byNothing, text: "Not Found"}
+	switch {
+	case ok && t.path == routePath:
+		return h.route(r)
+	case !ok || !t.served():
+		return failed(http.StatusNotFound, resultNotFound, "Not Found")
 	}
 	model, namedBy, err := h.model(w, r, t)
 	if err != nil {
-		return answer{
-			status: http.StatusRequestTimeout, result: resultNoBody, namedBy: byNothing,
-			text: "the body, which is to name the model, did not arrive; name it in the path or in the header " + modelHeader,
-		}
+		return failed(http.StatusRequestTimeout, resultNoBody,
+			"the body, which is to name the model, did not arrive; name it in the path or in the header "+modelHeader)
 	}
-	choice, err := h.opts.Decider.Redirect(model, namedBy != byNothing, h.trust.Client(r.RemoteAddr, r.Header.Values("X-Forwarded-For")))
-	if err == nil {
-		var base string
-		if base, err = h.base(choice); err == nil {
-			a := answer{status: http.StatusTemporaryRedirect, result: resultRedirected, namedBy: namedBy, location: base + t.carry(), choice: choice}
-			if choice.Degraded {
-				a.result = resultDegraded
-			}
-			return a
-		}
+	d, err := h.opts.Decider.Decide(model, namedBy != byNothing, h.trust.Client(r.RemoteAddr, r.Header.Values("X-Forwarded-For")))
+	if err != nil {
+		return h.refusal(err, model, namedBy)
 	}
-	return h.refusal(err, model, namedBy)
+	first := &d.Candidates[0]
+	base, err := h.base(first)
+	if err != nil {
+		return h.refusal(err, model, namedBy)
+	}
+	a := answer{
+		status: http.StatusTemporaryRedirect, result: resultRedirected, namedBy: namedBy, location: base + t.carry(), decision: d.ID,
+		content: struct {
+			Region regions.ID `json:"region"`
+		}{first.Region},
+	}
+	if d.AllLost {
+		a.result, a.degraded = resultDegraded, true
+	}
+	return a
 }
 
 // refusal is the answer where no region was chosen.
 func (h *Handler) refusal(err error, model regions.ModelName, namedBy string) answer {
 	a := answer{status: http.StatusServiceUnavailable, namedBy: namedBy}
+	var text string
 	switch {
 	case errors.Is(err, ErrUnknownModel):
 		a.status, a.result = http.StatusNotFound, resultUnknownModel
-		a.text = "Request for unknown model: '" + string(model) + "' is not found"
+		text = "Request for unknown model: '" + string(model) + "' is not found"
 	case errors.Is(err, ErrBarred):
 		a.result, a.retryAfter = resultBarred, jitter(retryBarred)
-		a.text = "every region is drained; retry later"
+		text = "every region is drained; retry later"
 	default:
 		if !errors.Is(err, ErrNotReady) {
-			h.opts.Logger.Error("no region to redirect to", "model", model, "error", err)
+			h.opts.Logger.Error("no region to send a client to", "model", model, "error", err)
 		}
 		a.result, a.retryAfter = resultNotReady, jitter(retryNotReady)
-		a.text = "nothing is known of the regions yet; retry later"
+		text = "nothing is known of the regions yet; retry later"
 	}
+	a.content = problem{text}
 	return a
 }
 
@@ -199,20 +225,21 @@ func (h *Handler) write(w http.ResponseWriter, r *http.Request, a answer, start 
 	head.Set("Cache-Control", "no-store")
 	head.Set("Content-Type", "application/json")
 	head.Set("X-Content-Type-Options", "nosniff")
-	content := map[string]string{"error": a.text}
-	if a.location != "" {
-		content = map[string]string{"region": string(a.choice.Region)}
-		head.Set("Location", a.location)
-		head.Set("Rhumb-Decision", a.choice.ID)
+	for name, value := range map[string]string{
+		"Location": a.location, "Rhumb-Decision": a.decision, "Allow": a.allow, "WWW-Authenticate": a.authenticate,
+	} {
+		if value != "" {
+			head.Set(name, value)
+		}
 	}
-	if a.choice.Degraded {
-		head.Set("Rhumb-Degraded", "all-lost")
+	if a.degraded {
+		head.Set("Rhumb-Degraded", allLost)
 	}
 	if a.retryAfter > 0 {
 		head.Set("Retry-After", strconv.Itoa(a.retryAfter))
 	}
-	body, err := json.Marshal(content)
-	if err != nil { // a map of strings is always JSON
+	body, err := json.Marshal(a.content)
+	if err != nil { // all contents are strings, numbers and addresses
 		h.opts.Logger.Error("encode an answer", "error", err)
 	}
 	h.metrics.count(a, time.Since(start))

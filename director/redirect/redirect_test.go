@@ -14,11 +14,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
+	"github.com/rhumb-lb/rhumb/director"
 	"github.com/rhumb-lb/rhumb/regions"
 )
 
@@ -30,15 +32,19 @@ type asked struct {
 	model  regions.ModelName
 	has    bool
 	client netip.Addr
-	choice Choice
+	times  int
+	choice director.Decision
 	err    error
 }
 
-func (a *asked) Redirect(model regions.ModelName, hasModel bool, client netip.Addr) (Choice, error) {
+func (a *asked) Decide(model regions.ModelName, hasModel bool, client netip.Addr) (director.Decision, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.model, a.has, a.client = model, hasModel, client
-	return a.choice, a.err
+	a.times++
+	d := a.choice
+	d.Model, d.Client = model, regions.Client{Unit: regions.Unit(client), Cell: "GB"}
+	return d, a.err
 }
 
 func (a *asked) last() (regions.ModelName, bool, netip.Addr) {
@@ -48,10 +54,10 @@ func (a *asked) last() (regions.ModelName, bool, netip.Addr) {
 }
 
 func euWest() *asked {
-	return &asked{choice: Choice{
-		Region: "eu-west", ID: "00c0ffee",
-		Endpoint: regions.Endpoint{Scheme: "http", Host: "192.0.2.7", Port: 8080},
-	}}
+	return &asked{choice: director.Decision{ID: "00c0ffee", TTL: 20 * time.Second, Candidates: []director.Candidate{{
+		Region: "eu-west", State: director.Ready, Reason: "nearest that can serve", RTT: 12_345,
+		Endpoints: []regions.Endpoint{{Scheme: "http", Host: "192.0.2.7", Port: 8080, Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.7")}}},
+	}}}}
 }
 
 // options are what tests start from.
@@ -180,7 +186,7 @@ func TestAnswerOfARedirect(t *testing.T) {
 	if body != `{"region":"eu-west"}`+"\n" || res.StatusCode != http.StatusTemporaryRedirect {
 		t.Errorf("%s %s", res.Status, body)
 	}
-	d.choice.Degraded = true
+	d.choice.AllLost = true
 	res, _ = ask(t, serve(t, options(d)), post("/v2/models/llama/generate", "", "{}"))
 	if res.StatusCode != http.StatusTemporaryRedirect || res.Header.Get("Rhumb-Degraded") != "all-lost" {
 		t.Errorf("with all lost: %s, degraded %q", res.Status, res.Header.Get("Rhumb-Degraded"))
@@ -212,8 +218,8 @@ func TestLocationByName(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	noRegion, noEndpoint := euWest(), euWest()
-	noRegion.choice.Region = "x/evil.example"
-	noEndpoint.choice.Endpoint = regions.Endpoint{}
+	noRegion.choice.Candidates[0].Region = "x/evil.example"
+	noEndpoint.choice.Candidates[0].Endpoints = nil
 	for _, c := range []struct {
 		name        string
 		decider     *asked
@@ -296,7 +302,6 @@ func TestNoTargetLeadsAstray(t *testing.T) {
 		"/v2/logging":                             "",
 		"/v2/trace/setting":                       "",
 		"/v1":                                     "",
-		"/v1/route?model=a":                       "",
 		"/v1/":                                    "",
 		"/V2/models/a":                            "",
 		"/v22/models/a":                           "",

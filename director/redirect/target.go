@@ -13,8 +13,8 @@ type target struct {
 	query string // with its question mark, if there is one
 }
 
-// parseTarget takes the target from the request line. It is false for what no
-// gateway serves.
+// parseTarget takes the target from the request line. It is false for what has no
+// path.
 func parseTarget(r *http.Request) (target, bool) {
 	raw := r.RequestURI
 	if raw == "" { // made by a program, not read from a connection
@@ -32,14 +32,14 @@ func parseTarget(r *http.Request) (target, bool) {
 	if i := strings.IndexByte(raw, '?'); i >= 0 {
 		t.path, t.query = raw[:i], raw[i:]
 	}
-	return t, t.served()
+	return t, true
 }
 
 // served says whether gateways serve the path: the paths of Triton that are for
 // clients, and those of OpenAI. Triton's repository, shared memory, trace and
 // logging settings are not. A path that is not in its simplest form (empty or
 // dot segments, which clients resolve before they follow) is nobody's, and so is
-// the director's own /v1/route.
+// the director's own [routePath].
 func (t target) served() bool {
 	part := strings.Split(strings.TrimPrefix(t.path, "/"), "/")
 	for _, p := range part {
@@ -50,7 +50,7 @@ func (t target) served() bool {
 	}
 	switch part[0] {
 	case "v1":
-		return len(part) > 1 && t.path != "/v1/route"
+		return len(part) > 1 && t.path != routePath
 	case "v2":
 		return len(part) == 1 || len(part) > 2 && (part[1] == "models" || part[1] == "health")
 	default:

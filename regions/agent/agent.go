@@ -14,11 +14,13 @@ import (
 	"github.com/rhumb-lb/rhumb/gossip/wire"
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/admin"
+	"github.com/rhumb-lb/rhumb/regions/discovery"
 	"github.com/rhumb-lb/rhumb/regions/gateway"
 	"github.com/rhumb-lb/rhumb/regions/livetls"
 	"github.com/rhumb-lb/rhumb/regions/pool"
 	"github.com/rhumb-lb/rhumb/regions/probe"
 	"github.com/rhumb-lb/rhumb/regions/proxy"
+	"github.com/rhumb-lb/rhumb/regions/scale"
 	"github.com/rhumb-lb/rhumb/regions/triton"
 )
 
@@ -28,6 +30,7 @@ type Agent struct {
 	log     *slog.Logger
 	pool    *pool.Pool
 	runner  *probe.Runner
+	scraper *scraper
 	gossip  *gossip.Node
 	spill   *spiller
 	proxy   *proxy.Proxy
@@ -46,8 +49,10 @@ type Agent struct {
 	killed   chan struct{}
 	kill     sync.Once
 
+	facts atomic.Pointer[scale.Facts] // what the demand is made from; nil before the first count
+
 	podsMu sync.Mutex
-	pods   [][]regions.Pod // by source; guarded by podsMu
+	pods   [][]regions.Pod // by source, nil before its first set; guarded by podsMu
 }
 
 // New makes an agent and binds its addresses, so that they are known and an
@@ -85,13 +90,21 @@ func (a *Agent) assemble() error {
 		pools.Models = append(pools.Models, m.Name)
 	}
 	a.pool = pool.New(pools)
+	found := discovery.NewMetrics(o.Registry)
+	for _, s := range o.Sources {
+		if r, ok := s.(reporter); ok {
+			r.Report(a.log, found)
+		}
+	}
 
 	client := triton.DefaultOptions()
 	client.Dial = o.Dial
 	probes := probe.DefaultOptions()
 	probes.Logger, probes.Registry = a.log, o.Registry
 	probes.OnChange = a.podChanged
-	a.runner = probe.NewRunner(probes, prober{triton.New(client)})
+	pods := triton.New(client)
+	a.runner = probe.NewRunner(probes, prober{pods})
+	a.scraper = newScraper(pods, o.Now, a.log, o.Registry)
 
 	g := o.Gossip
 	g.OnRecord, g.Logger, g.Registry, g.Now = a.heard, o.Logger, o.Registry, o.Now
@@ -113,19 +126,11 @@ func (a *Agent) assemble() error {
 	a.gateway = gateway.New(door)
 	a.server = gateway.NewServer(a.gateway, o.Head, a.log)
 	a.tls = livetls.New(o.TLS)
-	a.server.TLSConfig = a.tls.Server(alpn(a.server)...)
+	a.server.TLSConfig = a.tls.Server("h2", "http/1.1")
+	o.Registry.MustRegister(&demand{facts: a.facts.Load, now: o.Now})
 	a.admin = a.adminMux()
 	a.admin.Set(o.Admin)
 	return nil
-}
-
-// alpn are the protocols that a server speaks: a client would use another one that it
-// is offered, and fail.
-func alpn(s *http.Server) []string {
-	if s.Protocols.HTTP2() {
-		return []string{"h2", "http/1.1"}
-	}
-	return []string{"http/1.1"}
 }
 
 func (a *Agent) bind() error {
@@ -225,11 +230,20 @@ func (a *Agent) heard(r gossip.Received) {
 }
 
 // nudge wakes the publisher.
-func (a *Agent) nudge() {
+func (a *Agent) nudge() { wake(a.news) }
+
+// wake leaves one wake-up, if none waits.
+func wake(c chan<- struct{}) {
 	select {
-	case a.news <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
+}
+
+// reporter is a source of pods that has something to log and count. It is given
+// where to before it runs.
+type reporter interface {
+	Report(log *slog.Logger, m *discovery.Metrics)
 }
 
 // prober probes pods by Triton's word on the model.

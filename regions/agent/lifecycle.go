@@ -29,6 +29,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g, parts := errgroup.WithContext(parts)
 	g.Go(func() error { return a.gossip.Run(parts) })
 	g.Go(func() error { return a.runner.Run(parts) })
+	g.Go(func() error { return a.scraper.run(parts) })
 	g.Go(func() error { return a.publish(parts) })
 	for i := range a.opts.Sources {
 		g.Go(func() error { return a.opts.Sources[i].Run(parts, func(pods []regions.Pod) { a.found(i, pods) }) })
@@ -112,10 +113,11 @@ func (a *Agent) leave(ctx context.Context) error {
 func (a *Agent) found(source int, pods []regions.Pod) {
 	a.podsMu.Lock()
 	defer a.podsMu.Unlock()
-	a.pods[source] = pods
+	a.pods[source] = append([]regions.Pod{}, pods...) // not nil: a source that finds none has told so
 	all := slices.Concat(a.pods...)
 	a.pool.SetPods(a.opts.Now(), all)
 	a.runner.SetPods(all)
+	a.scraper.setPods(all)
 }
 
 // publish renews what the agent says of its region, twice a second and at
@@ -124,10 +126,13 @@ func (a *Agent) publish(ctx context.Context) error {
 	tick := time.NewTicker(regions.StatusEvery)
 	defer tick.Stop()
 	for {
-		if err := a.gossip.PublishStatus(a.status(a.opts.Now())); err != nil {
+		now := a.opts.Now()
+		status := a.status(now)
+		a.facts.Store(a.count(now, status.Models))
+		if err := a.gossip.PublishStatus(status); err != nil {
 			a.log.Error("status not published", "error", err)
 		}
-		a.spill.replan(a.opts.Now())
+		a.spill.replan(now)
 		select {
 		case <-ctx.Done():
 			return nil

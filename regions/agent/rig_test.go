@@ -107,6 +107,7 @@ type site struct {
 	t      *testing.T
 	pods   []*tritontest.Pod
 	client *http.Client
+	scheme string
 	stop   context.CancelFunc
 	ended  chan error
 	once   sync.Once
@@ -178,7 +179,7 @@ func (m *members) start(o Options, pods []*tritontest.Pod) *site {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &site{
-		Agent: a, t: m.t, pods: pods, stop: cancel, ended: make(chan error, 1),
+		Agent: a, t: m.t, pods: pods, scheme: "http", stop: cancel, ended: make(chan error, 1),
 		client: &http.Client{Transport: &http.Transport{DisableCompression: true}},
 	}
 	go func() { s.ended <- a.Run(ctx) }()
@@ -216,7 +217,7 @@ func (s *site) end() error {
 	return s.err
 }
 
-func (s *site) url(path string) string      { return "http://" + s.Addrs()[0].String() + path }
+func (s *site) url(path string) string      { return s.scheme + "://" + s.Addrs()[0].String() + path }
 func (s *site) adminURL(path string) string { return "http://" + s.private.Addr().String() + path }
 
 // do sends a request with fields given as name, value pairs, and reads the whole

@@ -103,6 +103,17 @@ func (s *spiller) Knows(m regions.ModelName) bool {
 	return heard || own
 }
 
+// out is what this agent has in other regions now, by model.
+func (s *spiller) out() map[regions.ModelName]regions.MilliSlots {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sum := map[regions.ModelName]regions.MilliSlots{}
+	for k, n := range s.inFlight {
+		sum[k.model] += n
+	}
+	return sum
+}
+
 // replan makes rows of the agent's own, for as long as it hears none from
 // directors. It is called now and then, away from requests.
 func (s *spiller) replan(now time.Time) {

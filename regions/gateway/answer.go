@@ -15,7 +15,7 @@ type refusal struct {
 	status int
 	text   string
 	allow  string // the method of a 405
-	hangUp bool   // the connection is closed after it
+	hangUp bool   // the connection is closed after it; over HTTP/2 only its stream ends
 	retry  int    // seconds after which a 429 may come again
 }
 
@@ -49,7 +49,7 @@ func forbidden() error {
 }
 
 // reply answers a refused request in Triton's shape.
-func reply(w http.ResponseWriter, err error) {
+func reply(w http.ResponseWriter, r *http.Request, err error) {
 	no := &refusal{status: http.StatusInternalServerError, text: "internal error"}
 	errors.As(err, &no)
 	if no.allow != "" {
@@ -61,7 +61,7 @@ func reply(w http.ResponseWriter, err error) {
 	case http.StatusTooManyRequests:
 		w.Header().Set("Retry-After", strconv.Itoa(no.retry))
 	}
-	if no.hangUp {
+	if no.hangUp && r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close")
 	}
 	writeJSON(w, no.status, map[string]string{"error": no.text})

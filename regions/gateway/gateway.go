@@ -137,13 +137,13 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (g *Gateway) handle(v *visit, r *http.Request) {
 	path, err := vet(r)
 	if err != nil {
-		reply(v, err)
+		reply(v, r, err)
 		return
 	}
 	d := g.door.Load()
 	v.client = clientOf(r, d.trusted)
 	if err := d.enter(v, r, path); err != nil {
-		reply(v, err)
+		reply(v, r, err)
 		return
 	}
 	v.route, err = parse(r.Method, path)
@@ -151,7 +151,7 @@ func (g *Gateway) handle(v *visit, r *http.Request) {
 		err = forbidden()
 	}
 	if err != nil {
-		reply(v, err)
+		reply(v, r, err)
 		return
 	}
 	if v.route.answer != nil {

@@ -25,16 +25,41 @@ func DefaultHeadLimits() HeadLimits {
 // headSlop is what net/http reads beyond MaxHeaderBytes.
 const headSlop = 4 << 10
 
-// NewServer makes the server of a client port: HTTP/1.1, with bounds on heads
-// and idle connections. There is no bound on reading or writing a whole
-// request, since a stream may take hours: handlers set rolling deadlines. log
-// gets the server's own complaints, as debug: they are the clients' doing.
+// What a connection of HTTP/2 may take.
+const (
+	// maxStreams is how many requests it may have at once (RFC 9113 section 5.1.2
+	// advises against less than 100). Another gateway that spills more opens
+	// another.
+	maxStreams = 100
+	// streamWindow is how much of a request's body is taken before a pod takes it:
+	// 2.5 MB/s over a round trip of 100 ms. connWindow is the same for all bodies of
+	// a connection, so that eight that are stuck leave room for none, and a client
+	// can't have us hold more.
+	streamWindow, connWindow = 256 << 10, 2 << 20
+	// pingAfter and pingWait find out that a client is gone without a word, whose
+	// streams would else go on: as much as HTTP/1.1 has by TCP keep-alive.
+	pingAfter, pingWait = 15 * time.Second, 15 * time.Second
+)
+
+// NewServer makes the server of a client port: HTTP/1.1 and HTTP/2, which over
+// plain TCP is spoken by who knows of it beforehand (h2c, RFC 9113 section 3.3; an
+// upgrade from 1.1 is not taken up). Heads and idle connections are bounded. There
+// is no bound on reading or writing a whole request, since a stream may take
+// hours: handlers set rolling deadlines. log gets the server's own complaints, as
+// debug: they are the clients' doing.
 func NewServer(h http.Handler, head HeadLimits, log *slog.Logger) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
-		Handler:           h,
-		Protocols:         protocols,
+		Handler:   h,
+		Protocols: protocols,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:      maxStreams,
+			MaxReceiveBufferPerStream: streamWindow, MaxReceiveBufferPerConnection: connWindow,
+			SendPingTimeout: pingAfter, PingTimeout: pingWait,
+		},
 		ReadHeaderTimeout: head.Time,
 		IdleTimeout:       head.Idle,
 		MaxHeaderBytes:    head.Size - headSlop,

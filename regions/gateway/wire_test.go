@@ -152,7 +152,6 @@ func TestRawPayloads(t *testing.T) {
 		{"upgrade to h2c is not taken up", post + "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n" + two, 200, heardOne, false},
 		{"upgrade to websocket is not taken up", post + "Connection: Upgrade\r\nUpgrade: websocket\r\n" + two, 200, heardOne, false},
 		{"upgrade to nonsense is not taken up", post + "Connection: Upgrade\r\nUpgrade: \x80\r\n" + two, 200, heardOne, false},
-		{"HTTP/2 with prior knowledge", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "", true},
 		{"Connection names end-to-end fields", post + "Connection: Authorization, X-Forwarded-For\r\nAuthorization: x\r\n" + two, 400, "", true},
 		{"dots", "POST /v2/models/llama/../../admin HTTP/1.1\r\nHost: h\r\n" + two, 400, "", true},
 		{"encoded dots", "POST /v2/models/llama/%2e%2e/llama/generate HTTP/1.1\r\nHost: h\r\n" + two, 400, "", true},

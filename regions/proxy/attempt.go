@@ -37,6 +37,9 @@ type attempt struct {
 
 func newAttempt(x *exchange, to place) *attempt {
 	x.proxy.metrics.inFlight.WithLabelValues(string(x.req.Model)).Inc()
+	if x.spilledIn && to.pod != "" {
+		x.proxy.guests.add(x.req.Model, 1)
+	}
 	return &attempt{x: x, place: to, begun: x.proxy.opts.Now()}
 }
 
@@ -61,13 +64,17 @@ func (a *attempt) send(out *http.Request) (*http.Response, error) {
 	req.Body, req.ContentLength = a.x.body.open(a.moved), a.x.body.length
 	// A chunked body that is in memory by now goes out with its length.
 	req.TransferEncoding, req.Trailer = nil, nil
-	// A replay never rides on a kept connection: whatever closed the first one
-	// may have closed them all.
-	transport := a.x.proxy.pooled
-	if a.x.replays > 0 {
-		transport = a.x.proxy.fresh
+	if a.place.pod == "" && a.x.req.Replayable && a.x.body.whole() {
+		// HTTP/2 says which requests a peer that leaves has not begun. The library
+		// takes some others for such, so this is for those that may run twice.
+		req.GetBody = func() (io.ReadCloser, error) { return a.x.body.open(a.moved), nil }
 	}
-	res, err := transport.RoundTrip(req)
+	res, err := a.x.proxy.links.to(a.place, a.x.replays).RoundTrip(req)
+	if errors.Is(err, errNotHTTP2) {
+		// Nothing of the request was written, so that its body is as it was.
+		req.Body = a.x.body.open(a.moved)
+		res, err = a.x.proxy.links.to(a.place, a.x.replays).RoundTrip(req)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -235,5 +242,8 @@ func (a *attempt) settle(end regions.End) {
 		x.proxy.metrics.ttft.WithLabelValues(string(x.req.Model)).Observe((a.begun.Sub(x.begun) + outcome.TTFT).Seconds())
 	}
 	a.place.done(now, outcome)
+	if x.spilledIn && a.place.pod != "" {
+		x.proxy.guests.add(x.req.Model, -1)
+	}
 	x.proxy.metrics.inFlight.WithLabelValues(string(x.req.Model)).Dec()
 }

@@ -137,12 +137,14 @@ func (m movingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// bodyStep is how much of a body moves its deadline: a sender of single bytes
+// bodyStep is how much of a body may be waited for anew: a sender of single bytes
 // gets one BodyStall for all of the next KiB.
 const bodyStep = 1 << 10
 
 // clientBody reads a body from the client under a limit and a rolling deadline.
-// Its errors wrap one of the errBody sentinels.
+// Its errors wrap one of the errBody sentinels. The deadline is there only while
+// the client is waited for: over HTTP/2 one that passes ends the body, though it
+// may be a pod that takes no more of it.
 type clientBody struct {
 	from  io.Reader
 	ctl   *http.ResponseController
@@ -152,10 +154,11 @@ type clientBody struct {
 	// failed is the client's doing only.
 	failed atomic.Pointer[error]
 
-	mu   sync.Mutex // held while reading
-	left int64      // bytes that may still come
-	due  int64      // bytes until the deadline moves
-	err  error      // the end, once it was reached
+	mu   sync.Mutex    // held while reading
+	left int64         // bytes that may still come
+	due  int64         // bytes until the wait begins anew
+	wait time.Duration // how long the client is still waited for until then
+	err  error         // the end, once it was reached
 }
 
 // Read reads from the client.
@@ -169,17 +172,12 @@ func (b *clientBody) Read(p []byte) (int, error) {
 		return 0, b.err
 	}
 	if b.due <= 0 {
-		b.due = bodyStep
-		_ = b.ctl.SetReadDeadline(time.Now().Add(b.stall)) // not every writer can
-	}
-	// Once more after the deadline was set: release sets its own after over.
-	if b.over.Load() {
-		return 0, errBodyClosed
+		b.due, b.wait = bodyStep, b.stall
 	}
 	if int64(len(p)) > b.left+1 {
 		p = p[:b.left+1]
 	}
-	n, err := b.from.Read(p)
+	n, err := b.waitLocked(p)
 	b.due -= int64(n)
 	b.left -= int64(n)
 	b.read.Add(int64(n))
@@ -192,13 +190,37 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	return n, b.err
 }
 
-// endLocked classes an error and, at a clean end, lifts the deadline: from here
-// on the server watches the connection for the client's departure, and would
-// take the deadline for it.
+// waitLocked reads while there is a deadline. After a clean end there must be none
+// either: the server then watches the connection for the client's departure, and
+// would take the deadline for it.
+func (b *clientBody) waitLocked(p []byte) (int, error) {
+	began := time.Now()
+	b.deadline(began.Add(b.wait))
+	if b.over.Load() {
+		return 0, errBodyClosed
+	}
+	n, err := b.from.Read(p)
+	b.deadline(time.Time{})
+	b.wait -= time.Since(began)
+	return n, err
+}
+
+// deadline sets the deadline of reads, or the one of the request's end, which is
+// set by release after over. Not every writer can.
+func (b *clientBody) deadline(t time.Time) {
+	_ = b.ctl.SetReadDeadline(t)
+	if b.over.Load() {
+		_ = b.ctl.SetReadDeadline(past)
+	}
+}
+
+// past is a deadline that has passed.
+var past = time.Unix(1, 0)
+
+// endLocked classes an error.
 func (b *clientBody) endLocked(err error) error {
 	switch {
 	case errors.Is(err, io.EOF):
-		_ = b.ctl.SetReadDeadline(time.Time{})
 		return io.EOF
 	case b.over.Load():
 		return errBodyClosed
@@ -212,14 +234,18 @@ func (b *clientBody) endLocked(err error) error {
 	return err
 }
 
-// release makes a pending read return and later ones fail.
+// release makes a pending read return and later ones fail. If nobody reads, the
+// server may still drain a little of what is left; it gets a deadline for that.
 func (b *clientBody) release() {
 	b.over.Store(true)
 	if b.mu.TryLock() {
-		b.mu.Unlock()
+		defer b.mu.Unlock()
+		if b.err == nil {
+			_ = b.ctl.SetReadDeadline(time.Now().Add(b.stall))
+		}
 		return
 	}
-	_ = b.ctl.SetReadDeadline(time.Unix(1, 0)) // a moment long past
+	_ = b.ctl.SetReadDeadline(past)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 }

@@ -101,8 +101,9 @@ func faultOf(err error) fault {
 // one, and clients that were refused together should not come back together.
 func retryAfter() string { return strconv.Itoa(1 + rand.IntN(3)) }
 
-// write answers in Triton's shape.
-func (f fault) write(w http.ResponseWriter, region regions.ID) {
+// write answers in Triton's shape. Over HTTP/2 there is nothing to hang up: what is
+// left of a request ends with its stream, and the others go on.
+func (f fault) write(w http.ResponseWriter, protocol int, region regions.ID) {
 	body, err := json.Marshal(map[string]string{"error": f.text})
 	if err != nil {
 		body = []byte(`{"error":"internal"}`) // a string always marshals
@@ -114,7 +115,7 @@ func (f fault) write(w http.ResponseWriter, region regions.ID) {
 	if f.retry {
 		h.Set("Retry-After", retryAfter())
 	}
-	if f.hangUp {
+	if f.hangUp && protocol == 1 {
 		h.Set("Connection", "close")
 	}
 	w.WriteHeader(f.status)

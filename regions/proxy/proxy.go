@@ -1,5 +1,6 @@
-// Package proxy sends clients' requests to Triton pods over HTTP/1.1 and streams
-// the answers back, event by event.
+// Package proxy sends clients' requests to Triton pods over HTTP/1.1, and to the
+// gateways of other regions over HTTP/2, and streams the answers back, event by
+// event.
 //
 // It is the standard library's reverse proxy around a round trip of our own:
 // that one claims a pod, sends, replays on another pod what was lost before the
@@ -36,9 +37,9 @@ const (
 type Proxy struct {
 	opts    Options
 	limits  atomic.Pointer[Limits]
-	pooled  *http.Transport // keeps connections
-	fresh   *http.Transport // one connection per request, for replays
+	links   *links
 	buffers bufferPool
+	guests  tally // requests spilled in that hold a pod
 	log     *slog.Logger
 	metrics *metrics
 }
@@ -49,8 +50,7 @@ func New(o Options) *Proxy {
 	o = o.withDefaults()
 	p := &Proxy{
 		opts:    o,
-		pooled:  newTransport(o, true),
-		fresh:   newTransport(o, false),
+		links:   newLinks(o),
 		log:     o.Logger.With("component", "proxy"),
 		metrics: newMetrics(o.Registry),
 	}
@@ -65,7 +65,7 @@ func (p *Proxy) SetLimits(l Limits) { p.limits.Store(&l) }
 // CloseIdle closes the connections to pods that no request uses. A pod that
 // shuts down waits for its idle connections, so call it when one drains, and at
 // the end.
-func (p *Proxy) CloseIdle() { p.pooled.CloseIdleConnections() }
+func (p *Proxy) CloseIdle() { p.links.closeIdle() }
 
 // Forward sends the request to a pod that serves req.Model and streams the
 // answer to w; the request's path, query and method go out as they are in r,
@@ -80,6 +80,7 @@ func (p *Proxy) CloseIdle() { p.pooled.CloseIdleConnections() }
 func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, req regions.Request) {
 	limits := *p.limits.Load()
 	cw := &clientWriter{ResponseWriter: w, ctl: http.NewResponseController(w), stall: limits.ClientStall}
+	cw.lift() // the caller's, which is for short answers
 	x := &exchange{proxy: p, limits: limits, in: r, w: cw, req: req, spilledIn: r.Header.Get(SpilledHeader) != ""}
 	defer x.finish()
 	if err := checkFields(r.Header); err != nil {

@@ -74,7 +74,7 @@ func newRig(tb testing.TB, tune func(*proxy.Options), pods ...string) *rig {
 		tune(&o)
 	}
 	g.proxy = proxy.New(o)
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		model := llama
 		if m := r.Header.Get("Test-Model"); m != "" {
 			model = regions.ModelName(m)
@@ -84,6 +84,10 @@ func newRig(tb testing.TB, tune func(*proxy.Options), pods ...string) *rig {
 			Replayable: strings.Contains(r.URL.Path, "/generate"),
 		})
 	}))
+	server.Config.Protocols = new(http.Protocols) // those of the gateway's server
+	server.Config.Protocols.SetHTTP1(true)
+	server.Config.Protocols.SetUnencryptedHTTP2(true)
+	server.Start()
 	g.url, g.addr = server.URL, server.Listener.Addr().String()
 	g.client = &http.Client{Transport: &http.Transport{DisableCompression: true}}
 	tb.Cleanup(func() {

@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"maps"
+	"sync"
 	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
@@ -40,4 +42,29 @@ func (p place) name() string {
 		return "pod " + string(p.pod)
 	}
 	return "region " + string(p.region)
+}
+
+// tally counts requests by model while they last.
+type tally struct {
+	mu sync.Mutex
+	n  map[regions.ModelName]int // above zero; guarded by mu
+}
+
+func (t *tally) add(m regions.ModelName, by int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.n == nil {
+		t.n = map[regions.ModelName]int{}
+	}
+	if t.n[m] += by; t.n[m] == 0 {
+		delete(t.n, m)
+	}
+}
+
+// SpilledIn are the requests from other regions' gateways that hold a pod here,
+// by model.
+func (p *Proxy) SpilledIn() map[regions.ModelName]int {
+	p.guests.mu.Lock()
+	defer p.guests.mu.Unlock()
+	return maps.Clone(p.guests.n)
 }

@@ -196,7 +196,13 @@ func TestSpilledStreamThatIsCutNeverLooksComplete(t *testing.T) {
 }
 
 func TestSpillOverTLS(t *testing.T) {
-	there := httptest.NewTLSServer(echo("there"))
+	proto := ""
+	there := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		proto = r.Proto
+		echo("there")(w, r)
+	}))
+	there.EnableHTTP2 = true
+	there.StartTLS()
 	t.Cleanup(there.Close)
 	to := &elsewhere{urls: []string{there.URL}}
 	here := newRig(t, func(o *proxy.Options) {
@@ -205,8 +211,8 @@ func TestSpillOverTLS(t *testing.T) {
 		o.SpillTLS.RootCAs.AddCert(there.Certificate())
 	})
 	res, text, err := here.post("/v2/models/llama/generate", "{}")
-	if err != nil || res.StatusCode != http.StatusOK || text != "there:2" {
-		t.Fatalf("got %v %q %v", res, text, err)
+	if err != nil || res.StatusCode != http.StatusOK || text != "there:2" || proto != "HTTP/2.0" {
+		t.Fatalf("got %v %q %v by %s", res, text, err, proto)
 	}
 	here.ended(regions.EndServed, 1)
 	to.check(t, regions.EndServed)

@@ -20,32 +20,93 @@ const (
 	idleFor = 4 * time.Second
 	// maxAnswerFields bounds an answer's head in bytes; Triton's is under 1 KiB.
 	maxAnswerFields = 64 << 10
+	// peerPingAfter and peerPingWait bound how long a region that vanished holds
+	// requests on a connection of HTTP/2: 5 s after its last frame they are lost and
+	// can be sent elsewhere. A round trip takes 0.4 s at most.
+	peerPingAfter, peerPingWait = 3 * time.Second, 2 * time.Second
 )
 
-// newTransport makes the transport to pods and regions: HTTP/1.1, never by way
-// of a proxy of the environment, and without a compression of its own.
-func newTransport(o Options, keep bool) *http.Transport {
-	t := &http.Transport{
+// links are the ways to pods and regions. Pods speak HTTP/1.1 only; another
+// region's gateway is spoken to over HTTP/2, on one connection for many streams,
+// unless something between does not speak it.
+type links struct {
+	pooled *http.Transport // HTTP/1.1, keeps connections
+	fresh  *http.Transport // HTTP/1.1, one connection per request
+	secure *http.Transport // over TLS, whose handshake chooses the protocol
+	plain  *http.Transport // HTTP/2 over plain TCP
+	peers  peers
+}
+
+func newLinks(o Options) *links {
+	l := &links{}
+	l.pooled, l.fresh = newTransport(o, o.Dial), newTransport(o, o.Dial)
+	l.pooled.Protocols.SetHTTP1(true)
+	l.fresh.Protocols.SetHTTP1(true)
+	l.fresh.DisableKeepAlives = true
+	l.secure = newTransport(o, o.Dial)
+	l.secure.Protocols.SetHTTP1(true)
+	l.secure.Protocols.SetHTTP2(true)
+	l.plain = newTransport(o, l.peers.dial(o.Dial))
+	l.plain.Protocols.SetUnencryptedHTTP2(true)
+	for _, t := range []*http.Transport{l.secure, l.plain} {
+		t.HTTP2 = &http.HTTP2Config{SendPingTimeout: peerPingAfter, PingTimeout: peerPingWait}
+		t.IdleConnTimeout = idlePeer
+	}
+	l.peers.now = o.Now
+	return l
+}
+
+// idlePeer is how long a connection to another region is kept unused: a spill that
+// comes and goes by the second should not pay three round trips each time.
+const idlePeer = time.Minute
+
+// to is the way to a place. A replay never rides on a kept connection: whatever
+// closed the first one may have closed them all.
+func (l *links) to(p place, replays int) *http.Transport {
+	switch {
+	case replays > 0:
+		return l.fresh
+	case p.pod != "":
+		return l.pooled
+	case p.scheme == "https":
+		return l.secure
+	case l.peers.speaksOld(p.host):
+		return l.pooled
+	default:
+		return l.plain
+	}
+}
+
+func (l *links) closeIdle() {
+	for _, t := range []*http.Transport{l.pooled, l.secure, l.plain} {
+		t.CloseIdleConnections()
+	}
+}
+
+// dialFunc opens a connection.
+type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// newTransport makes a transport without protocols: never by way of a proxy of the
+// environment, and without a compression of its own.
+func newTransport(o Options, dial dialFunc) *http.Transport {
+	return &http.Transport{
 		DisableCompression:     true,
-		DisableKeepAlives:      !keep,
 		MaxIdleConnsPerHost:    idleConns,
 		IdleConnTimeout:        idleFor,
 		MaxResponseHeaderBytes: maxAnswerFields,
-		TLSClientConfig:        o.SpillTLS,
+		TLSClientConfig:        o.SpillTLS.Clone(),
 		TLSHandshakeTimeout:    o.Limits.Dial,
 		Protocols:              new(http.Protocols),
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			ctx, cancel := context.WithTimeout(ctx, o.Limits.Dial)
+			defer cancel()
+			c, err := dial(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return &countedConn{Conn: c}, nil
+		},
 	}
-	t.Protocols.SetHTTP1(true)
-	t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		ctx, cancel := context.WithTimeout(ctx, o.Limits.Dial)
-		defer cancel()
-		c, err := o.Dial(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		return &countedConn{Conn: c}, nil
-	}
-	return t
 }
 
 // countedConn counts what is written, which is the only proof that a request

@@ -7,7 +7,9 @@ import (
 )
 
 // clientWriter writes the answer under a rolling deadline and remembers whether
-// the client failed to take it.
+// the client failed to take it. The deadline is there only while something is
+// written: over HTTP/2 one that passes cuts the stream, though nobody waits for
+// the client.
 type clientWriter struct {
 	http.ResponseWriter
 	ctl   *http.ResponseController
@@ -26,19 +28,23 @@ func (w *clientWriter) WriteHeader(status int) {
 		w.begun = true
 	}
 	w.ResponseWriter.WriteHeader(status)
+	w.lift()
 }
 
 // Write writes a part of the body.
 func (w *clientWriter) Write(p []byte) (int, error) {
 	w.extend()
 	n, err := w.ResponseWriter.Write(p)
+	w.lift()
 	w.note(err)
 	return n, err
 }
 
 // FlushError sends what is buffered.
 func (w *clientWriter) FlushError() error {
+	w.extend()
 	err := w.ctl.Flush()
+	w.lift()
 	w.note(err)
 	return err
 }
@@ -52,6 +58,9 @@ func (w *clientWriter) note(err error) {
 // extend gives the next write its time. Writers that have no deadlines, such as
 // recorders, are left alone.
 func (w *clientWriter) extend() { _ = w.ctl.SetWriteDeadline(time.Now().Add(w.stall)) }
+
+// lift takes the deadline away.
+func (w *clientWriter) lift() { _ = w.ctl.SetWriteDeadline(time.Time{}) }
 
 // reset cuts a client's connection with a reset. An HTTP/1.0 client reads an
 // answer until the connection ends, so only a reset tells it that there was

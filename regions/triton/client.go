@@ -1,6 +1,6 @@
 // Package triton asks a Triton server for its state over the KServe v2 HTTP
-// protocol: whether a model is ready, whether the server is, and what its
-// repository holds. It speaks to one server at a time and keeps nothing between
+// protocol: whether a model is ready, whether the server is, what its repository
+// holds, and what its metrics say of queues and GPUs. It speaks to one server at a time and keeps nothing between
 // calls; who asks when, and what follows, is the caller's.
 //
 // Every call uses a fresh connection. A Triton that drains goes on serving the
@@ -96,7 +96,7 @@ func (c *Client) ServerReady(ctx context.Context, at netip.AddrPort) (regions.Si
 // ready makes one GET and reads its answer as a sight.
 func (c *Client) ready(ctx context.Context, at netip.AddrPort, path string) (regions.Sight, time.Duration, error) {
 	began := time.Now()
-	got, err := c.exchange(ctx, at, http.MethodGet, path, "")
+	got, err := c.exchange(ctx, at, call{method: http.MethodGet, path: path, bare: true})
 	took := time.Since(began)
 	switch {
 	case err != nil:

@@ -89,9 +89,16 @@ func sightOf(err error) regions.Sight {
 	return 0
 }
 
+// call is what a server is asked.
+type call struct {
+	method, path string
+	body         string // of a POST
+	bare         bool   // a status of 200 says it all: the body is not read
+}
+
 // exchange sends one request on a fresh connection and reads the answer's
 // status and, unless the status says it all, its body.
-func (c *Client) exchange(ctx context.Context, at netip.AddrPort, method, path, body string) (answer, error) {
+func (c *Client) exchange(ctx context.Context, at netip.AddrPort, ask call) (answer, error) {
 	if c.options.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.options.Timeout)
@@ -106,11 +113,11 @@ func (c *Client) exchange(ctx context.Context, at netip.AddrPort, method, path, 
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 
-	if _, err := conn.Write(c.request(at, method, path, body)); err != nil {
+	if _, err := conn.Write(c.request(at, ask)); err != nil {
 		return answer{}, silentFailure(ctx, fmt.Errorf("send the request: %w", err))
 	}
 	counted := &countingReader{r: io.LimitReader(conn, headerLimit+c.options.MaxBody)}
-	resp, err := http.ReadResponse(bufio.NewReader(counted), &http.Request{Method: method})
+	resp, err := http.ReadResponse(bufio.NewReader(counted), &http.Request{Method: ask.method})
 	if err != nil && counted.n == 0 {
 		return answer{}, silentFailure(ctx, fmt.Errorf("read the answer: %w", err))
 	}
@@ -119,7 +126,7 @@ func (c *Client) exchange(ctx context.Context, at netip.AddrPort, method, path, 
 	}
 	defer func() { _ = resp.Body.Close() }()
 	got := answer{status: resp.StatusCode}
-	if method == http.MethodGet && got.status == http.StatusOK {
+	if ask.bare && got.status == http.StatusOK {
 		return got, nil
 	}
 	limit := c.options.MaxBody
@@ -134,16 +141,16 @@ func (c *Client) exchange(ctx context.Context, at netip.AddrPort, method, path, 
 }
 
 // request is the request's bytes. The connection is closed after the answer.
-func (c *Client) request(at netip.AddrPort, method, path, body string) []byte {
+func (c *Client) request(at netip.AddrPort, ask call) []byte {
 	host := netip.AddrPortFrom(at.Addr().WithZone(""), at.Port()) // RFC 6874 section 1: a zone has no meaning elsewhere
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: rhumb\r\nConnection: close\r\n", method, path, host)
-	if method == http.MethodPost {
-		fmt.Fprintf(&b, "Content-Type: application/json\r\nContent-Length: %d\r\n", len(body))
+	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: rhumb\r\nConnection: close\r\n", ask.method, ask.path, host)
+	if ask.method == http.MethodPost {
+		fmt.Fprintf(&b, "Content-Type: application/json\r\nContent-Length: %d\r\n", len(ask.body))
 	}
 	_ = c.options.Header.Write(&b) // a bytes.Buffer does not fail
 	b.WriteString("\r\n")
-	b.WriteString(body)
+	b.WriteString(ask.body)
 	return b.Bytes()
 }
 

@@ -35,7 +35,7 @@ type IndexEntry struct {
 // Index lists what the repository of the server at an address holds, loaded or
 // not, in the server's order. An answer other than 200 is a [*StatusError].
 func (c *Client) Index(ctx context.Context, at netip.AddrPort) ([]IndexEntry, error) {
-	got, err := c.exchange(ctx, at, http.MethodPost, "/v2/repository/index", "{}")
+	got, err := c.exchange(ctx, at, call{method: http.MethodPost, path: "/v2/repository/index", body: "{}"})
 	switch {
 	case err != nil:
 	case got.status != http.StatusOK:

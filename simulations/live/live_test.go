@@ -21,17 +21,19 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	code := m.Run()
+	goleak.VerifyTestMain(tests{m})
+}
+
+// tests are all tests with the removal of what they share.
+type tests struct{ *testing.M }
+
+// Run runs them.
+func (t tests) Run() int {
+	code := t.M.Run()
 	if built.dir != "" {
 		_ = os.RemoveAll(built.dir)
 	}
-	if code == 0 {
-		if err := goleak.Find(); err != nil {
-			_, _ = os.Stderr.WriteString(err.Error() + "\n")
-			code = 1
-		}
-	}
-	os.Exit(code)
+	return code
 }
 
 // built is the binary that all tests run, made once.

@@ -2,9 +2,11 @@ package config
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
+	"github.com/rhumb-lb/rhumb/cmd/internal/config/strict"
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/pool"
 )
@@ -135,7 +137,12 @@ func (c *checker) discovery(a *Agent) {
 	names := map[string]string{}
 	for i, d := range a.Discovery {
 		at := index("agent.discovery", i)
-		c.oneOf(at+".type", d.Type, "static")
+		c.oneOf(at+".type", d.Type, "static", "dns")
+		if d.Type == "dns" {
+			c.dnsSource(at, d, known, names)
+			continue
+		}
+		c.useless(at, "static", "name", "family", "http_port", "metrics_port", "grpc_port", "models", "slots")
 		c.some(at+".pods", len(d.Pods), "list the pods: - {name: pod-1, http: 10.0.0.1:8000}")
 		for j, p := range d.Pods {
 			path := index(at+".pods", j)
@@ -149,6 +156,56 @@ func (c *checker) discovery(a *Agent) {
 	}
 }
 
+// useless refuses keys of another type of discovery: who writes them expects
+// something of them.
+func (c *checker) useless(at, typ string, keys ...string) {
+	for _, key := range keys {
+		if c.doc.Has(strict.Join(at, key)) {
+			c.fail(strict.Join(at, key), "has no effect with type "+typ, "remove it")
+		}
+	}
+}
+
+// dnsSource checks a source of pods by name. Nothing is looked up: a name may
+// well have no address where the file is checked.
+func (c *checker) dnsSource(at string, d Discovery, known map[string]bool, names map[string]string) {
+	c.useless(at, "dns", "pods")
+	name := strings.ToLower(strings.TrimSuffix(d.Name, "."))
+	_, err := netip.ParseAddr(name)
+	switch first, twice := names[name]; {
+	case err == nil:
+		c.fail(at+".name", fmt.Sprintf("%q is an address, not a name", d.Name), "list it as a pod under type static")
+	case !isName(name):
+		c.fail(at+".name", fmt.Sprintf("%q is not a name to look up", d.Name), "write the name of a headless Service with a dot at its end, like triton-llama.inference.svc.cluster.local.")
+	case twice:
+		c.fail(at+".name", fmt.Sprintf("%q is already looked up by %s", d.Name, first), "name it once, with all of its models")
+	default:
+		names[name] = at
+	}
+	if d.Family != "" {
+		c.oneOf(at+".family", d.Family, "ipv4", "ipv6")
+	}
+	ports := map[int]string{d.httpPort(): "http_port"}
+	between(c, at+".http_port", d.HTTPPort, 0, maxPort)
+	for _, p := range []struct {
+		key  string
+		port int
+	}{{"metrics_port", d.MetricsPort}, {"grpc_port", d.GRPCPort}} {
+		between(c, strict.Join(at, p.key), p.port, 0, maxPort)
+		if other, twice := ports[p.port]; twice {
+			c.fail(strict.Join(at, p.key), fmt.Sprintf("%d is the %s too", p.port, other), "write the port of each; Triton's are 8000, 8001 for gRPC and 8002 for metrics")
+		}
+		if p.port != 0 {
+			ports[p.port] = p.key
+		}
+	}
+	c.podModels(at, d.Models, known)
+	between(c, at+".slots", d.Slots, 0, maxSlots)
+}
+
+// maxPort is the highest port that there is.
+const maxPort = 65535
+
 func (c *checker) pod(at string, p Pod, known map[string]bool) {
 	if p.Name == "" || len(p.Name) > 253 || strings.ContainsFunc(p.Name, notInName) {
 		c.fail(at+".name", fmt.Sprintf("%q is not a pod's name", p.Name), "write at most 253 of a-z, A-Z, 0-9, '.', '_' and '-'")
@@ -160,13 +217,18 @@ func (c *checker) pod(at string, p Pod, known map[string]bool) {
 	if p.GRPC != "" {
 		c.address(at+".grpc", p.GRPC)
 	}
-	for i, m := range p.Models {
+	c.podModels(at, p.Models, known)
+	between(c, at+".slots", p.Slots, 0, maxSlots)
+}
+
+// podModels checks which of the agent's models a pod may serve.
+func (c *checker) podModels(at string, models []string, known map[string]bool) {
+	for i, m := range models {
 		if !known[m] {
 			c.fail(index(at+".models", i), fmt.Sprintf("there is no model %q", m), "list it under agent.models")
 		}
 	}
-	c.distinct(at+".models", p.Models)
-	between(c, at+".slots", p.Slots, 0, maxSlots)
+	c.distinct(at+".models", models)
 }
 
 // limits refuses bounds that no request could meet, or that bound nothing.

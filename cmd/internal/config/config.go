@@ -194,10 +194,22 @@ type Model struct {
 	Slots int `mapstructure:"slots"`
 }
 
-// Discovery is one source of pods. Type "static" lists them here.
+// Discovery is one source of pods. Type "static" lists them in Pods. Type "dns"
+// finds them by the addresses of Name, and the other keys say what each pod
+// offers.
 type Discovery struct {
 	Type string `mapstructure:"type"`
 	Pods []Pod  `mapstructure:"pods"`
+
+	Name string `mapstructure:"name"` // of a headless Service; a dot at its end spares the search domains
+	// Family is ipv4 or ipv6 for a name whose servers have both; empty takes all
+	// addresses, each as a pod.
+	Family      string   `mapstructure:"family"`
+	HTTPPort    int      `mapstructure:"http_port"`    // 0: 8000, Triton's own
+	MetricsPort int      `mapstructure:"metrics_port"` // 0: not offered, like GRPCPort
+	GRPCPort    int      `mapstructure:"grpc_port"`
+	Models      []string `mapstructure:"models"` // empty: every model of the agent
+	Slots       int      `mapstructure:"slots"`  // 0: the model's
 }
 
 // Pod is one Triton server. Addresses are host:port; an empty one means that

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/rhumb-lb/rhumb/cmd/internal/config/keysfile"
@@ -132,6 +133,9 @@ const defaultSlots = 8
 
 // source makes one source of pods.
 func (d Discovery) source(models func(only []string, slots int) []regions.PodModel) (discovery.Source, error) {
+	if d.Type == "dns" {
+		return d.dns(models(d.Models, d.Slots))
+	}
 	var pods []regions.Pod
 	for i, p := range d.Pods {
 		pod := regions.Pod{ID: regions.PodID(p.Name), Models: models(p.Models, p.Slots)}
@@ -151,6 +155,23 @@ func (d Discovery) source(models func(only []string, slots int) []regions.PodMod
 		pods = append(pods, pod)
 	}
 	return discovery.NewStatic(pods)
+}
+
+// dns makes a source of the pods behind a name. No resolver is asked before it
+// runs.
+func (d Discovery) dns(models []regions.PodModel) (discovery.Source, error) {
+	o := discovery.DefaultDNSOptions(d.Name)
+	o.HTTPPort, o.MetricsPort, o.GRPCPort = uint16(d.httpPort()), uint16(d.MetricsPort), uint16(d.GRPCPort)
+	o.Family, o.Models = strings.Replace(d.Family, "ipv", "ip", 1), models
+	return discovery.NewDNS(o)
+}
+
+// httpPort is Triton's own unless another is given.
+func (d Discovery) httpPort() int {
+	if d.HTTPPort == 0 {
+		return int(discovery.DefaultDNSOptions("").HTTPPort)
+	}
+	return d.HTTPPort
 }
 
 // keys are who may use the gateway, nil if everybody may.

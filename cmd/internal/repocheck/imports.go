@@ -35,8 +35,9 @@ var Imports = []Rule{
 	{Packages: []string{"regions/triton/tritontest"}, May: []string{"regions/triton/inferencepb"}, Never: []string{"testing"}},
 	{Packages: []string{"regions/triton"}, May: []string{"regions", "regions/triton/inferencepb"}},
 	{Packages: []string{"regions/gateway"}, May: []string{"regions", "regions/gateway/keyring"}},
+	{Packages: []string{"regions/scale"}, May: []string{"regions"}, StdOnly: true, Never: outside, Pure: true},
 	{
-		Packages: []string{"regions/probe", "regions/pool", "regions/admit", "regions/gateway/keyring", "regions/scale", "regions/clients"},
+		Packages: []string{"regions/probe", "regions/pool", "regions/admit", "regions/gateway/keyring", "regions/clients"},
 		May:      []string{"regions"},
 	},
 	// What both daemons serve with: replaceable TLS, and the frame of the admin API.
@@ -64,8 +65,8 @@ var Imports = []Rule{
 	},
 	{Packages: []string{"dnsserver"}},
 	{Packages: []string{"dnsserver/dnstest"}, May: []string{"dnsserver"}},
-	// The configuration files of a small world.
-	{Packages: []string{"deploy/example"}, StdOnly: true},
+	// Configurations and manifests; deploy itself has only tests.
+	{Packages: []string{"deploy", "deploy/example"}, StdOnly: true},
 	{
 		Packages: []string{"simulations/..."},
 		May:      []string{"regions/...", "gossip/...", "director/...", "dnsserver/...", "simulations/...", "deploy/example"},
