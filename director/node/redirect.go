@@ -25,12 +25,18 @@ type front struct {
 	handler atomic.Pointer[redirect.Handler]
 }
 
-// newFront serves redirects: heads of up to 32 KiB within 5 s, and of bodies only
+// newFront serves redirects over HTTP/1.1 and HTTP/2, which over plain TCP is spoken
+// by who knows of it beforehand: heads of up to 32 KiB within 5 s, and of bodies only
 // what names the model. A client that sends more is not waited for.
 func newFront(h *redirect.Handler, c *tls.Config, log *slog.Logger) *front {
 	f := &front{tls: livetls.New(c)}
 	f.handler.Store(h)
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
 	f.server = &http.Server{
+		Protocols:         protocols,
 		Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { f.handler.Load().ServeHTTP(w, r) }),
 		TLSConfig:         f.tls.Server("h2", "http/1.1"),
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 15 * time.Second,

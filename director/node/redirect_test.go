@@ -3,6 +3,7 @@ package node
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -264,5 +265,35 @@ func TestLabelsOfTheRedirector(t *testing.T) {
 		if got, ok := a.label(label); ok {
 			t.Errorf("%q is %q", label, got)
 		}
+	}
+}
+
+// TestRedirectProtocols: over HTTP/1.1 and over HTTP/2 with prior knowledge the
+// answer comes before the body was taken.
+func TestRedirectProtocols(t *testing.T) {
+	t.Parallel()
+	m := newMembers(t)
+	d := m.director(m.options())
+	for proto, choose := range map[string]func(*http.Protocols){
+		"HTTP/1.1": func(p *http.Protocols) { p.SetHTTP1(true) },
+		"HTTP/2.0": func(p *http.Protocols) { p.SetUnencryptedHTTP2(true) },
+	} {
+		way := &http.Transport{Protocols: new(http.Protocols)}
+		choose(way.Protocols)
+		body, rest := io.Pipe()
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, d.redirectURL()+"/v2/models/llama/generate", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := way.RoundTrip(r)
+		if err != nil {
+			t.Fatalf("%s: %v", proto, err)
+		}
+		if res.Proto != proto || res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") == "" {
+			t.Errorf("%s: %s %s %v", proto, res.Proto, res.Status, res.Header)
+		}
+		_ = res.Body.Close()
+		_ = rest.Close()
+		way.CloseIdleConnections()
 	}
 }
