@@ -3,6 +3,7 @@ package live
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -21,7 +22,7 @@ const asDig = "RHUMB_TEST_AS_DIG"
 
 // dig is dig @ADDR -p PORT NAME TYPE [+subnet=NET] [+short]: it prints what +short
 // prints.
-func dig(args []string) error {
+func dig(out io.Writer, args []string) error {
 	var q dnstest.Query
 	var port uint16
 	for i := 0; i < len(args); i++ {
@@ -56,10 +57,10 @@ func dig(args []string) error {
 		return err
 	}
 	for _, a := range reply.Addrs {
-		fmt.Println(a)
+		_, _ = fmt.Fprintln(out, a)
 	}
 	for _, s := range reply.TXT {
-		fmt.Printf("%q\n", s)
+		_, _ = fmt.Fprintf(out, "%q\n", s)
 	}
 	return nil
 }

@@ -75,7 +75,7 @@ func TestOperatingPage(t *testing.T) {
 	home := t.TempDir()
 	root := clone(t)
 	moveExample(t, filepath.Join(root, "deploy/example"), at)
-	//nolint:noctx // its whole group is killed below
+	// Without a context: its whole group is killed below.
 	cmd := exec.Command("bash", "-c", script(all))
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "PATH="+digPath(t), "HOME="+home, "GOCACHE="+goEnv(t, "GOCACHE"), "GOMODCACHE="+goEnv(t, "GOMODCACHE"))

@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asDig) != "" {
-		if err := dig(os.Args[1:]); err != nil {
+		if err := dig(os.Stdout, os.Args[1:]); err != nil {
 			_, _ = os.Stderr.WriteString(err.Error() + "\n")
 			os.Exit(9) // as dig does when no server answers
 		}
@@ -29,11 +29,14 @@ type tests struct{ *testing.M }
 
 // Run runs them.
 func (t tests) Run() int {
-	code := t.M.Run()
-	if built.dir != "" {
-		_ = os.RemoveAll(built.dir)
+	dir, err := os.MkdirTemp("", "rhumb-bin-")
+	if err != nil {
+		_, _ = os.Stderr.WriteString(err.Error() + "\n")
+		return 1
 	}
-	return code
+	defer func() { _ = os.RemoveAll(dir) }()
+	built.dir = dir
+	return t.M.Run()
 }
 
 // built is the binary that all tests run, made once.
@@ -47,9 +50,6 @@ var built struct {
 func binary(t *testing.T) string {
 	t.Helper()
 	built.Do(func() {
-		if built.dir, built.err = os.MkdirTemp("", "rhumb-bin-"); built.err != nil {
-			return
-		}
 		built.err = run(context.Background(), "../..", "go", "build", "-o", filepath.Join(built.dir, "rhumb"), "./cmd/rhumb")
 	})
 	if built.err != nil {

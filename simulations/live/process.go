@@ -56,13 +56,13 @@ func (p *process) start() error {
 
 // follow waits for the end of one life.
 func (p *process) follow(cmd *exec.Cmd, ended chan struct{}) {
-	err := cmd.Wait()
+	_ = cmd.Wait() // how it ended is in its state
 	p.mu.Lock()
 	asked := p.asked
 	p.cmd = nil
 	p.mu.Unlock()
 	if !asked {
-		p.failed(fmt.Errorf("%s ended by itself (%v): %s", p.name, err, p.lastWords()))
+		p.failed(fmt.Errorf("%s ended by itself (%s): %s", p.name, cmd.ProcessState, p.lastWords()))
 	}
 	close(ended)
 }
