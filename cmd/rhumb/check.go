@@ -64,6 +64,9 @@ func (v verdict) String() string {
 // refuse reports a file's mistakes: as JSON on the output if asked for, always
 // as text beside the exit code.
 func (v verdict) refuse(cmd *cobra.Command, err error) error {
+	for _, p := range v.Warnings {
+		fmt.Fprintf(cmd.ErrOrStderr(), "warning: %v\n", p)
+	}
 	var problems config.Problems
 	if errors.As(err, &problems) && cmd.Flag("output").Value.String() == "json" {
 		v.Problems = problems

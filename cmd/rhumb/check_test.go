@@ -32,7 +32,7 @@ func TestCheckConfigFiles(t *testing.T) {
 	f.Region("eu-west", "eu-west", f.Now.Add(-40*configtest.Day), 30*configtest.Day, at)
 	expired := f.Now.Add(-10 * configtest.Day).UTC().Format("2006-01-02 15:04 UTC")
 	code, _, stderr = rhumb(t, "check", "config", file)
-	if want := file + ":2: fleet.cert_file: the certificate in " + f.Path("eu-west.pem") + " expired on " + expired + "; make a new one"; code != exitUsage || !strings.HasPrefix(stderr, want) {
+	if want := file + ":2: fleet.cert_file: the certificate in " + f.Path("eu-west.pem") + " expired on " + expired + "; make a new one"; code != exitUsage || !strings.Contains(stderr, "\n"+want) || !strings.HasPrefix(stderr, "warning: ") {
 		t.Errorf("exit %d, %q; want %q", code, stderr, want)
 	}
 	if code, stdout, _ := rhumb(t, "check", "config", file, "--skip-files"); code != exitOK || stdout != file+": ok (agent)\n" {

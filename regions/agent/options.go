@@ -47,8 +47,8 @@ type Options struct {
 	Limits         proxy.Limits
 	// Head bounds requests' heads and idle connections.
 	Head gateway.HeadLimits
-	// TLS serves the gateway over TLS, and offers by ALPN the protocols that it
-	// speaks; nil serves plain HTTP.
+	// TLS serves the gateway over TLS, with HTTP/2 by ALPN; nil serves plain HTTP,
+	// HTTP/1.1 and h2c.
 	TLS *tls.Config
 	// Keys are who may use the gateway; nil lets everybody in.
 	Keys *keyring.Ring
