@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"go.yaml.in/yaml/v3"
 
@@ -38,9 +39,19 @@ func Entry(k keyring.Key) string {
 }
 
 // Append adds a key to a file of API keys, which is made if it is not there. Who
-// reads the file meanwhile finds it whole, with the key or without. A file that is
-// not in order, or that has a key of that id, is left as it is.
+// reads the file meanwhile finds it whole, with the key or without; who appends at
+// the same time waits. A file that is not in order, or that has a key of that id, is
+// left as it is.
 func Append(path string, k keyring.Key) error {
+	// What a link leads to is replaced, not the link.
+	if to, err := filepath.EvalSymlinks(path); err == nil {
+		path = to
+	}
+	unlock, err := lock(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	mode := fs.FileMode(0o600)
 	data, err := read(path)
 	switch {
@@ -49,10 +60,6 @@ func Append(path string, k keyring.Key) error {
 	case err != nil:
 		return err
 	default:
-		// What a link leads to is replaced, not the link.
-		if path, err = filepath.EvalSymlinks(path); err != nil {
-			return err
-		}
 		info, err := os.Stat(path)
 		if err != nil {
 			return err
@@ -78,6 +85,19 @@ func Append(path string, k keyring.Key) error {
 		return errors.Join(fmt.Errorf("%s can't be extended; add the entry by hand", path), err)
 	}
 	return replace(path, data, mode)
+}
+
+// lock keeps others from appending to a file of the folder. The file itself can't
+// be locked: it is replaced.
+func lock(folder string) (unlock func(), err error) {
+	d, err := os.Open(folder)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", folder, err), d.Close())
+	}
+	return func() { _ = d.Close() }, nil // closing unlocks
 }
 
 // extend adds an entry to a file's text and keeps its comments.
@@ -125,5 +145,12 @@ func replace(path string, data []byte, mode fs.FileMode) (err error) {
 	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("save %s: %w", path, err)
 	}
-	return os.Rename(f.Name(), path)
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }

@@ -2,11 +2,13 @@ package keysfile
 
 import (
 	"bytes"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/rhumb-lb/rhumb/regions"
@@ -117,6 +119,24 @@ func TestAppendLeavesAlone(t *testing.T) {
 		if text, err := os.ReadFile(path); err != nil || string(text) != before {
 			t.Errorf("%q has become %q, %v", before, text, err)
 		}
+	}
+}
+
+// TestAppendTogether: keys that are made at the same moment are all there.
+func TestAppendTogether(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.yaml")
+	const n = 20
+	var g sync.WaitGroup
+	for i := range n {
+		g.Go(func() {
+			if err := Append(path, key(fmt.Sprintf("team-%d", i))); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	g.Wait()
+	if keys, err := Load(path); err != nil || len(keys) != n {
+		t.Errorf("%d keys, %v, want %d", len(keys), err, n)
 	}
 }
 
