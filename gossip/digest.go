@@ -75,7 +75,8 @@ const (
 type relays struct {
 	mu    sync.Mutex
 	queue *relay.Queue
-	once  sync.Once // a refusal was logged
+	full  sync.Once // it was logged that there is no room
+	large sync.Once // it was logged that a record is too large
 }
 
 // classOf is how urgently a record of a kind is passed on, or false if it never
@@ -110,7 +111,11 @@ func (n *Node) passOn(k slot, body *wire.Body, raw []byte, heard time.Time) {
 		return
 	}
 	n.metrics.dropped.WithLabelValues("relay").Inc()
-	n.relays.once.Do(func() {
+	once := &n.relays.large
+	if errors.Is(err, relay.ErrFull) {
+		once = &n.relays.full
+	}
+	once.Do(func() {
 		n.log.Warn("a record is not passed on; push/pull carries it", "kind", kindName(k.kind), "origin", k.origin, "key", k.key, "err", err)
 	})
 }

@@ -206,8 +206,10 @@ func (i *intake) merge(in inbound) {
 		}
 	}
 	i.store.hold(false)
-	if statuses {
+	if statuses && state.GetWhole() {
 		i.syncBy(i.now())
+	}
+	if statuses {
 		i.changed()
 	}
 }

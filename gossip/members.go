@@ -264,7 +264,9 @@ func (d *delegate) NotifyMsg(m []byte) {
 
 // LocalState is this side of a push/pull.
 func (d *delegate) LocalState(bool) []byte {
-	b, err := wire.EncodeState(d.store.state(d.opts.Identity.Cert, d.now()))
+	state := d.store.state(d.opts.Identity.Cert, d.now())
+	state.Whole = d.opts.role() == RoleDirector && (*Node)(d).Synced()
+	b, err := wire.EncodeState(state)
 	if err != nil {
 		d.log.Error("state for push/pull", "err", err)
 		return nil

@@ -141,13 +141,15 @@ func (n *Node) Members() []Member { return n.members.all() }
 func (n *Node) Snapshot() regions.Snapshot { return n.store.snapshot() }
 
 // syncGrace is how long after the first status every agent that speaks was heard:
-// two heartbeats, of which one may be lost, and 200 ms for the longest path.
-const syncGrace = 2*heartbeat + 200*time.Millisecond
+// a second until all know of this member, two heartbeats, of which one may be lost,
+// and 200 ms for the longest path.
+const syncGrace = time.Second + 2*heartbeat + 200*time.Millisecond
 
 // Synced reports whether Snapshot can be taken for a picture of the fleet rather
-// than of who happened to speak first: one whole push/pull state with another
-// member's status was merged, or 1.2 s have passed since the first such status was
-// accepted. Once true it stays so; Changes has a value when it becomes true.
+// than of who happened to speak first: the state of a director that is synced
+// itself was merged, or 2.2 s have passed since the first status of another member
+// was accepted. (Agents hear of other regions now and then, so that their states
+// prove nothing.) Once true it stays so; Changes has a value when it becomes true.
 func (n *Node) Synced() bool {
 	at := n.syncedAt.Load()
 	return at != nil && !n.now().Before(*at)

@@ -16,8 +16,8 @@ import (
 // statuses are messages and a push/pull's state with one status of each of some
 // regions.
 type statuses struct {
-	direct [][]byte
-	state  []byte
+	direct       [][]byte
+	state, whole []byte // of an agent, and of a director that is synced
 }
 
 func newStatuses(t *testing.T, a *fleet.Authority, names ...string) statuses {
@@ -44,6 +44,10 @@ func newStatuses(t *testing.T, a *fleet.Authority, names ...string) statuses {
 	}
 	var err error
 	if out.state, err = wire.EncodeState(state); err != nil {
+		t.Fatal(err)
+	}
+	state.Whole = true
+	if out.whole, err = wire.EncodeState(state); err != nil {
 		t.Fatal(err)
 	}
 	return out
@@ -94,20 +98,25 @@ func TestSynced(t *testing.T) {
 			{time.Hour, state(certs(t, three.state)), false}, // of a member that knows nothing itself
 			{time.Hour, direct(0), false},
 			{time.Hour + time.Second, direct(1), false},
-			{time.Hour + 1199*time.Millisecond, nothing, false},
-			{time.Hour + 1200*time.Millisecond, nothing, true},
+			{time.Hour + 2199*time.Millisecond, nothing, false},
+			{time.Hour + 2200*time.Millisecond, nothing, true},
 			{2 * time.Hour, direct(2), true},
 		},
 		"by state": {
 			{0, state([]byte("broken")), false},
-			{0, state(three.state), true},
+			{0, state(three.whole), true},
+		},
+		"by an agent's state, which may be all that it knows": {
+			{0, state(newStatuses(t, a, "us").state), false},
+			{time.Second, state(three.state), false},
+			{2200 * time.Millisecond, nothing, true},
 		},
 		"by a state of what is known": {
 			{0, state(certs(t, three.state)), false},
 			{0, direct(0), false},
 			{0, direct(1), false},
 			{0, direct(2), false},
-			{time.Second, state(three.state), true},
+			{time.Second, state(three.whole), true},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -128,7 +137,7 @@ func TestSynced(t *testing.T) {
 	}
 	t.Run("not by one's own status", func(t *testing.T) {
 		i := newNode(t, of(t, a, fleet.RoleRegion, "eu")).newIntake()
-		state(newStatuses(t, a, "eu").state)(i)
+		state(newStatuses(t, a, "eu").whole)(i)
 		if i.Synced() {
 			t.Error("an agent that met its own record from before takes itself for synced")
 		}
@@ -166,7 +175,7 @@ func TestNobodySeesHalfOfAState(t *testing.T) {
 		return start
 	}
 	n = newNode(t, o)
-	n.newIntake().merge(inbound{message: all.state, at: start})
+	n.newIntake().merge(inbound{message: all.whole, at: start})
 	if looks < len(names)-1 {
 		t.Errorf("looked %d times", looks)
 	}

@@ -1009,9 +1009,11 @@ func (x *Meta) GetRegion() string {
 
 // State is what two members exchange by push/pull.
 type State struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Certs         [][]byte               `protobuf:"bytes,1,rep,name=certs,proto3" json:"certs,omitempty"` // DER
-	Held          []*Held                `protobuf:"bytes,2,rep,name=held,proto3" json:"held,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Certs [][]byte               `protobuf:"bytes,1,rep,name=certs,proto3" json:"certs,omitempty"` // DER
+	Held  []*Held                `protobuf:"bytes,2,rep,name=held,proto3" json:"held,omitempty"`
+	// Whether it is a picture of the fleet: a director's that is synced itself.
+	Whole         bool `protobuf:"varint,3,opt,name=whole,proto3" json:"whole,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1058,6 +1060,13 @@ func (x *State) GetHeld() []*Held {
 		return x.Held
 	}
 	return nil
+}
+
+func (x *State) GetWhole() bool {
+	if x != nil {
+		return x.Whole
+	}
+	return false
 }
 
 // Held is a record as its holder holds it: in a State, or passed on by itself.
@@ -1358,10 +1367,11 @@ const file_wire_proto_rawDesc = "" +
 	"\x04Meta\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12)\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x15.rhumb.gossip.v1.RoleR\x04role\x12\x16\n" +
-	"\x06region\x18\x03 \x01(\tR\x06region\"H\n" +
+	"\x06region\x18\x03 \x01(\tR\x06region\"^\n" +
 	"\x05State\x12\x14\n" +
 	"\x05certs\x18\x01 \x03(\fR\x05certs\x12)\n" +
-	"\x04held\x18\x02 \x03(\v2\x15.rhumb.gossip.v1.HeldR\x04held\"9\n" +
+	"\x04held\x18\x02 \x03(\v2\x15.rhumb.gossip.v1.HeldR\x04held\x12\x14\n" +
+	"\x05whole\x18\x03 \x01(\bR\x05whole\"9\n" +
 	"\x04Held\x12\x1a\n" +
 	"\benvelope\x18\x01 \x01(\fR\benvelope\x12\x15\n" +
 	"\x06age_ms\x18\x02 \x01(\x04R\x05ageMs\"8\n" +
