@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -30,7 +31,7 @@ import (
 type members struct {
 	t     *testing.T
 	fleet *fleet.Authority
-	seed  string // the director's gossip address
+	seeds []string // the directors' gossip addresses, the newest first
 }
 
 func newMembers(t *testing.T) *members {
@@ -51,7 +52,7 @@ func (m *members) gossip(name string, r fleet.Request) gossip.Options {
 	o := gossip.DefaultOptions()
 	o.Name, o.Identity, o.Roots = name, id, fleet.NewRoots(m.fleet)
 	o.Bind, o.Keys, o.Label = netip.MustParseAddrPort("127.0.0.1:0"), [][]byte{bytes.Repeat([]byte{7}, gossip.KeySize)}, "test"
-	o.Seeds = func() []string { return []string{m.seed} }
+	o.Seeds = gossip.StaticSeeds(slices.Clone(m.seeds)...)
 	return o
 }
 
@@ -86,7 +87,7 @@ func (m *members) director(o Options) *running {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	m.seed = n.gossip.Addrs()[0].String()
+	m.seeds = slices.Insert(m.seeds, 0, n.gossip.Addrs()[0].String())
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{Node: n, t: m.t, stop: cancel, ended: make(chan error, 1)}
 	go func() { r.ended <- n.Run(ctx) }()
@@ -256,6 +257,29 @@ func twoRegions(t *testing.T) (m *members, d *running, eu, us *agent) {
 		return d.check() == nil && len(table.Regions) == 2 && table.Services["mistral"] != nil && len(d.prober.all()) == 2
 	}, "the director hears of both regions")
 	return m, d, eu, us
+}
+
+// TestNewcomerDeniesNoName: a director with an empty disk, who is found by an agent
+// that has just started and knows only itself, is silent or fails for the names of
+// others until it has heard of them, but never denies one.
+func TestNewcomerDeniesNoName(t *testing.T) {
+	t.Parallel()
+	m, _, _, _ := twoRegions(t)
+	o := m.options()
+	o.Gossip = m.gossip("ns2", fleet.Request{Role: fleet.RoleDirector, Name: "ns2"})
+	o.Gossip.Seeds = nil // it waits to be found
+	d := m.director(o)
+	m.agent("ap-northeast", tokyo, serves("llama", 24, 2)) // finds it first, then the other
+	answered := func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond) // silence is an answer too
+		defer cancel()
+		reply, err := dnstest.Ask(ctx, dnstest.Query{Server: d.Addrs()[0], Name: "mistral.inference.test"})
+		if err == nil && reply.Rcode == "NXDOMAIN" {
+			t.Fatal("it denied a name that exists")
+		}
+		return err == nil && len(reply.Addrs) > 0
+	}
+	regionstest.Eventually(t, patience, answered, "the name is answered")
 }
 
 // TestDirectorFromTheFirstWordToTheLast follows one director: silent, then
