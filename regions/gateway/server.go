@@ -8,7 +8,9 @@ import (
 
 // HeadLimits bound what a connection may take outside of a request's body.
 type HeadLimits struct {
-	// Size is the largest head in bytes; beyond it the answer is 431.
+	// Size is the largest head in bytes, of 8 KiB at least; beyond it the answer is
+	// 431. Over HTTP/2, where the library reads nothing beyond its limit, it is 4 KiB
+	// less.
 	Size int
 	// Time is how long a client may take for a head.
 	Time time.Duration
@@ -31,11 +33,12 @@ const (
 	// advises against less than 100). Another gateway that spills more opens
 	// another.
 	maxStreams = 100
-	// streamWindow is how much of a request's body is taken before a pod takes it:
-	// 2.5 MB/s over a round trip of 100 ms. connWindow is the same for all bodies of
-	// a connection, so that eight that are stuck leave room for none, and a client
-	// can't have us hold more.
-	streamWindow, connWindow = 256 << 10, 2 << 20
+	// streamWindow is how much of a request's body comes before anybody here reads it:
+	// 640 kB/s over a round trip of 100 ms. Less is not possible: clients send the
+	// protocol's default of 64 KiB before they have heard of it. connWindow is for all
+	// bodies of a connection, the most that the library takes: only beyond 63 bodies
+	// that are stuck behind hung pods are others without room.
+	streamWindow, connWindow = 64 << 10, 4<<20 - 1
 	// pingAfter and pingWait find out that a client is gone without a word, whose
 	// streams would else go on: as much as HTTP/1.1 has by TCP keep-alive.
 	pingAfter, pingWait = 15 * time.Second, 15 * time.Second
@@ -62,7 +65,7 @@ func NewServer(h http.Handler, head HeadLimits, log *slog.Logger) *http.Server {
 		},
 		ReadHeaderTimeout: head.Time,
 		IdleTimeout:       head.Idle,
-		MaxHeaderBytes:    head.Size - headSlop,
+		MaxHeaderBytes:    max(1, head.Size-headSlop), // 0 would be the library's 1 MiB
 		// "OPTIONS *" is for the handler to refuse, as everything else is.
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),

@@ -52,6 +52,11 @@ func vet(r *http.Request) (string, error) {
 	if !strings.HasPrefix(r.RequestURI, "/") {
 		return "", badRequest("the request line must hold a path")
 	}
+	// Over HTTP/2 the host is in :authority, and Host beside it may differ (RFC 9113
+	// section 8.3.1).
+	if _, ok := r.Header["Host"]; ok {
+		return "", badRequest("the host must be named once")
+	}
 	raw, _, _ := strings.Cut(r.RequestURI, "?")
 	p, ok := normalize(raw)
 	if !ok {

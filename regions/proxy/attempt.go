@@ -69,11 +69,11 @@ func (a *attempt) send(out *http.Request) (*http.Response, error) {
 		// takes some others for such, so this is for those that may run twice.
 		req.GetBody = func() (io.ReadCloser, error) { return a.x.body.open(a.moved), nil }
 	}
-	res, err := a.x.proxy.links.to(a.place, a.x.replays).RoundTrip(req)
+	res, err := a.x.proxy.links.to(a.place, a.x.replays, a.x.body.whole()).RoundTrip(req)
 	if errors.Is(err, errNotHTTP2) {
 		// Nothing of the request was written, so that its body is as it was.
 		req.Body = a.x.body.open(a.moved)
-		res, err = a.x.proxy.links.to(a.place, a.x.replays).RoundTrip(req)
+		res, err = a.x.proxy.links.to(a.place, a.x.replays, a.x.body.whole()).RoundTrip(req)
 	}
 	if err != nil {
 		return nil, err

@@ -19,6 +19,7 @@ import (
 	"net/http/httputil"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
 )
@@ -80,7 +81,9 @@ func (p *Proxy) CloseIdle() { p.links.closeIdle() }
 func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, req regions.Request) {
 	limits := *p.limits.Load()
 	cw := &clientWriter{ResponseWriter: w, ctl: http.NewResponseController(w), stall: limits.ClientStall}
-	cw.lift() // the caller's, which is for short answers
+	// The caller's deadlines are for short answers of its own.
+	cw.lift()
+	_ = cw.ctl.SetReadDeadline(time.Time{})
 	x := &exchange{proxy: p, limits: limits, in: r, w: cw, req: req, spilledIn: r.Header.Get(SpilledHeader) != ""}
 	defer x.finish()
 	if err := checkFields(r.Header); err != nil {

@@ -27,8 +27,10 @@ const (
 )
 
 // links are the ways to pods and regions. Pods speak HTTP/1.1 only; another
-// region's gateway is spoken to over HTTP/2, on one connection for many streams,
-// unless something between does not speak it.
+// region's gateway is spoken to over HTTP/2, with many streams on a connection,
+// unless something between does not speak it. (A burst that finds no connection
+// opens several.) Bodies that stream through go by HTTP/1.1, each on a connection of
+// its own: one that is stuck must not hold others up.
 type links struct {
 	pooled *http.Transport // HTTP/1.1, keeps connections
 	fresh  *http.Transport // HTTP/1.1, one connection per request
@@ -57,16 +59,17 @@ func newLinks(o Options) *links {
 }
 
 // idlePeer is how long a connection to another region is kept unused: a spill that
-// comes and goes by the second should not pay three round trips each time.
-const idlePeer = time.Minute
+// comes and goes by the second should not pay three round trips each time. It is
+// half of what the other gateway allows, lest a request meet that end's closing.
+const idlePeer = 30 * time.Second
 
 // to is the way to a place. A replay never rides on a kept connection: whatever
 // closed the first one may have closed them all.
-func (l *links) to(p place, replays int) *http.Transport {
+func (l *links) to(p place, replays int, whole bool) *http.Transport {
 	switch {
 	case replays > 0:
 		return l.fresh
-	case p.pod != "":
+	case p.pod != "" || !whole:
 		return l.pooled
 	case p.scheme == "https":
 		return l.secure

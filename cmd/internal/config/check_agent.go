@@ -235,7 +235,7 @@ func (c *checker) podModels(at string, models []string, known map[string]bool) {
 func (c *checker) limits(l Limits) {
 	const kib, mib, gib = Size(1 << 10), Size(1 << 20), Size(1 << 30)
 	between(c, "agent.limits.body", l.Body, kib, 16*gib)
-	between(c, "agent.limits.header", l.Header, 4*kib, mib)
+	between(c, "agent.limits.header", l.Header, 8*kib, mib)
 	between(c, "agent.limits.header_timeout", l.HeaderTimeout, time.Second, time.Minute)
 	between(c, "agent.limits.read_timeout", l.ReadTimeout, time.Second, 24*time.Hour)
 	between(c, "agent.limits.write_timeout", l.WriteTimeout, time.Second, 24*time.Hour)
