@@ -204,7 +204,9 @@ func (n *Node) save(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
-	keep()
+	if !n.isKilled() { // a crash keeps nothing
+		keep()
+	}
 	return nil
 }
 

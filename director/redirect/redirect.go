@@ -9,7 +9,6 @@
 package redirect
 
 import (
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -92,7 +91,7 @@ type Handler struct {
 	opts    Options
 	zone    string // lower case
 	trust   regions.TrustedProxies
-	token   *[sha256.Size]byte // its hash; nil if there is none
+	token   *regions.Token // nil if there is none
 	metrics *metrics
 }
 
@@ -112,12 +111,10 @@ func New(opts Options) (*Handler, error) {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	opts.Logger = opts.Logger.With("component", "redirect")
-	h := &Handler{opts: opts, zone: zone, trust: regions.NewTrustedProxies(opts.TrustedProxies), metrics: m}
-	if opts.Token != "" {
-		sum := sha256.Sum256([]byte(opts.Token))
-		h.token = &sum
-	}
-	return h, nil
+	return &Handler{
+		opts: opts, zone: zone, trust: regions.NewTrustedProxies(opts.TrustedProxies),
+		token: regions.NewToken(opts.Token), metrics: m,
+	}, nil
 }
 
 // ServeHTTP answers with 307, at /v1/route with the regions in order, or with an

@@ -5,8 +5,6 @@ package admin
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -16,13 +14,13 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/livetls"
 )
 
@@ -65,7 +63,7 @@ type Mux struct {
 	mux   *http.ServeMux
 	log   *slog.Logger
 	tls   *livetls.Config
-	token atomic.Pointer[[sha256.Size]byte] // its hash; nil if none is asked for
+	token atomic.Pointer[regions.Token] // nil if none is asked for
 }
 
 // NewMux is open to this machine until [Mux.Set] says otherwise. It has /metrics of the registry and /healthz, which is 200 while check
@@ -112,7 +110,7 @@ func (m *Mux) Handle(pattern string, h Handler) {
 // token: kubelets ask it, and it tells no more than that all is well or why not.
 func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	token := m.token.Load()
-	if token != nil && r.URL.Path != "/healthz" && !bears(r, token) {
+	if token != nil && r.URL.Path != "/healthz" && !token.Shown(r.Header.Get("Authorization")) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		http.Error(w, "send the admin token as Authorization: Bearer TOKEN", http.StatusUnauthorized)
 		return
@@ -129,14 +127,6 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	m.mux.ServeHTTP(w, r)
 }
 
-// bears reports whether a request has the token. Hashes of equal length are
-// compared, so that the time tells nothing of it.
-func bears(r *http.Request, token *[sha256.Size]byte) bool {
-	said, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	sum := sha256.Sum256([]byte(said))
-	return ok && subtle.ConstantTimeCompare(sum[:], token[:]) == 1
-}
-
 // Check is the error of changing over to o while the API is served.
 func (m *Mux) Check(o Options) error {
 	return errors.Join(o.Check(), m.tls.Allows(o.TLS))
@@ -146,12 +136,7 @@ func (m *Mux) Check(o Options) error {
 // allow.
 func (m *Mux) Set(o Options) {
 	m.tls.Set(o.TLS)
-	if o.Token == "" {
-		m.token.Store(nil)
-		return
-	}
-	sum := sha256.Sum256([]byte(o.Token))
-	m.token.Store(&sum)
+	m.token.Store(regions.NewToken(o.Token))
 }
 
 func addressed(host string) bool {

@@ -24,8 +24,8 @@ const (
 	// GPU that is full. A round in which some pods hang ends before the next.
 	scrapeTime = 2 * time.Second
 
-	// scrapesAtOnce bounds the connections of a round. All of 80 pods can hang and
-	// the round still ends in time.
+	// scrapesAtOnce bounds the connections of a round. 64 pods can hang and the round
+	// still ends in time; with more of them the others are read less often.
 	scrapesAtOnce = 32
 
 	// scrapeStale is the age at which a page no longer says how a pod does: two

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -101,6 +102,11 @@ func (s *spiller) Knows(m regions.ModelName) bool {
 	_, heard := s.rows[m]
 	_, own := s.own[m]
 	return heard || own
+}
+
+// HasPeer implements proxy.Spiller.
+func (s *spiller) HasPeer(region regions.ID) bool {
+	return region != s.region && slices.ContainsFunc(s.snapshot().Reports, func(r regions.Report) bool { return r.Status.Region == region })
 }
 
 // out is what this agent has in other regions now, by model.

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
 )
 
@@ -35,11 +36,11 @@ func tokenOf(r *http.Request) string {
 		return ""
 	}
 	if len(found) == 1 {
-		scheme, token, _ := strings.Cut(found[0], " ")
-		if !strings.EqualFold(scheme, "Bearer") { // RFC 9110 section 11.1
+		token, ok := regions.Bearer(found[0])
+		if !ok {
 			return ""
 		}
-		bearer = strings.TrimSpace(token)
+		bearer = token
 	}
 	switch said := r.Header.Values(keyHeader); {
 	case len(said) == 0:

@@ -37,7 +37,7 @@ type attempt struct {
 
 func newAttempt(x *exchange, to place) *attempt {
 	x.proxy.metrics.inFlight.WithLabelValues(string(x.req.Model)).Inc()
-	if x.spilledIn && to.pod != "" {
+	if x.guest && to.pod != "" {
 		x.proxy.guests.add(x.req.Model, 1)
 	}
 	return &attempt{x: x, place: to, begun: x.proxy.opts.Now()}
@@ -242,7 +242,7 @@ func (a *attempt) settle(end regions.End) {
 		x.proxy.metrics.ttft.WithLabelValues(string(x.req.Model)).Observe((a.begun.Sub(x.begun) + outcome.TTFT).Seconds())
 	}
 	a.place.done(now, outcome)
-	if x.spilledIn && a.place.pod != "" {
+	if x.guest && a.place.pod != "" {
 		x.proxy.guests.add(x.req.Model, -1)
 	}
 	x.proxy.metrics.inFlight.WithLabelValues(string(x.req.Model)).Dec()

@@ -20,7 +20,8 @@ type exchange struct {
 	body   *payload
 	begun  time.Time // the request was read
 
-	spilledIn bool          // came from another region's gateway
+	spilledIn bool          // says that it came from another region's gateway
+	guest     bool          // and there is such a region
 	known     bool          // the model is known here or there
 	replays   int           // attempts lost after something was written
 	misses    int           // attempts lost before

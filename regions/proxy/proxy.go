@@ -84,7 +84,9 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, req regions.Requ
 	// The caller's deadlines are for short answers of its own.
 	cw.lift()
 	_ = cw.ctl.SetReadDeadline(time.Time{})
-	x := &exchange{proxy: p, limits: limits, in: r, w: cw, req: req, spilledIn: r.Header.Get(SpilledHeader) != ""}
+	from := r.Header.Get(SpilledHeader)
+	x := &exchange{proxy: p, limits: limits, in: r, w: cw, req: req, spilledIn: from != ""}
+	x.guest = x.spilledIn && p.opts.Spill != nil && p.opts.Spill.HasPeer(regions.ID(from))
 	defer x.finish()
 	if err := checkFields(r.Header); err != nil {
 		x.fail(cw, r, err)

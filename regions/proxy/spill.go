@@ -17,6 +17,8 @@ type Spiller interface {
 	// Knows reports that some region has the model, whether or not one can take a
 	// request now: then the model is unavailable, not unknown.
 	Knows(model regions.ModelName) bool
+	// HasPeer reports that there is another region of that name.
+	HasPeer(region regions.ID) bool
 }
 
 // SpillLease is a place in another region that a request holds.

@@ -27,7 +27,8 @@ type elsewhere struct {
 	knows bool
 }
 
-func (e *elsewhere) Knows(regions.ModelName) bool { return e.knows }
+func (e *elsewhere) Knows(regions.ModelName) bool   { return e.knows }
+func (e *elsewhere) HasPeer(region regions.ID) bool { return region == "there" }
 
 func (e *elsewhere) Spill(_ time.Time, _ regions.Request) (proxy.SpillLease, bool) {
 	e.mu.Lock()

@@ -2,9 +2,10 @@
 // for: the number that an autoscaler divides by the slots of a pod to find how
 // many pods the region should have.
 //
-// It is absolute, not per pod: a region that has no pod yet has a demand, and
-// dividing by the pods that there are would feed the autoscaler's answer back
-// into its question. And it is an error where it is not known: a zero would take
+// It is absolute, not per pod: a region that has no pod yet has a demand, by what
+// it sends on to others, and dividing by the pods that there are would feed the
+// autoscaler's answer back into its question. What was refused, because there was
+// no other region either, is not seen here. And it is an error where it is not known: a zero would take
 // pods away from a region whose agent does not see.
 package scale
 

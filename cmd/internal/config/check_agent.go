@@ -199,8 +199,16 @@ func (c *checker) dnsSource(at string, d Discovery, known map[string]bool, names
 			ports[p.port] = p.key
 		}
 	}
+	if d.GRPCPort != 0 {
+		c.noGRPC(at + ".grpc_port")
+	}
 	c.podModels(at, d.Models, known)
 	between(c, at+".slots", d.Slots, 0, maxSlots)
+}
+
+// noGRPC warns of a setting that waits for the gateway to speak gRPC.
+func (c *checker) noGRPC(path string) {
+	c.warn(path, "has no effect yet: this version does not proxy gRPC", "leave it, or remove it")
 }
 
 // maxPort is the highest port that there is.
@@ -216,6 +224,7 @@ func (c *checker) pod(at string, p Pod, known map[string]bool) {
 	}
 	if p.GRPC != "" {
 		c.address(at+".grpc", p.GRPC)
+		c.noGRPC(at + ".grpc")
 	}
 	c.podModels(at, p.Models, known)
 	between(c, at+".slots", p.Slots, 0, maxSlots)

@@ -42,7 +42,7 @@ var Imports = []Rule{
 	},
 	// What both daemons serve with: replaceable TLS, and the frame of the admin API.
 	{Packages: []string{"regions/livetls"}, StdOnly: true},
-	{Packages: []string{"regions/admin"}, May: []string{"regions/livetls"}},
+	{Packages: []string{"regions/admin"}, May: []string{"regions", "regions/livetls"}},
 	{Packages: []string{"regions/proxy"}, May: []string{"regions", "regions/pool"}},
 	{
 		Packages: []string{"regions/agent"},

@@ -38,6 +38,9 @@ func (s *State) check() error {
 		if n.Label == "" || n.Label != regions.ModelName(n.Label).Label() || n.Model == regions.Apex {
 			return fmt.Errorf("it gives the name %q to the model %q", n.Label, n.Model)
 		}
+		if why := regions.ReservedLabel(n.Label); why != "" {
+			return fmt.Errorf("it gives the name %q to the model %q, which is reserved for %s", n.Label, n.Model, why)
+		}
 	}
 	return checkControl(&s.Control)
 }

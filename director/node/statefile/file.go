@@ -77,13 +77,13 @@ func syncFolder(path string) error {
 }
 
 // Load reads the state of a zone's director. Where there is no file the error is
-// [fs.ErrNotExist]. A file that is torn, of another format, or of another zone or
+// [fs.ErrNotExist]; one that can't be read is left where it is. A file that is torn, of another format, or of another zone or
 // director is an [ErrRefused]: it is renamed, so that it is neither used nor
 // written over, and the error says to what.
 func Load(path, zone, member string) (State, error) {
 	text, err := read(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return State{}, err
+	if _, unread := errors.AsType[*fs.PathError](err); unread {
+		return State{}, err // nothing is known against the file
 	}
 	var s State
 	if err == nil {

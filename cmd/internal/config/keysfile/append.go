@@ -52,7 +52,7 @@ func Append(path string, k keyring.Key) error {
 		return err
 	}
 	defer unlock()
-	mode := fs.FileMode(0o600)
+	var old fs.FileInfo
 	data, err := read(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -60,11 +60,9 @@ func Append(path string, k keyring.Key) error {
 	case err != nil:
 		return err
 	default:
-		info, err := os.Stat(path)
-		if err != nil {
+		if old, err = os.Stat(path); err != nil {
 			return err
 		}
-		mode = info.Mode().Perm()
 	}
 	keys, err := parse(path, data)
 	if err != nil {
@@ -84,7 +82,7 @@ func Append(path string, k keyring.Key) error {
 	if err != nil || len(again) != len(keys)+1 {
 		return errors.Join(fmt.Errorf("%s can't be extended; add the entry by hand", path), err)
 	}
-	return replace(path, data, mode)
+	return replace(path, data, old)
 }
 
 // lock keeps others from appending to a file of the folder. The file itself can't
@@ -130,8 +128,9 @@ func extend(data []byte, entry string) ([]byte, error) {
 }
 
 // replace swaps a file for a new one with other contents, on disk before it
-// returns.
-func replace(path string, data []byte, mode fs.FileMode) (err error) {
+// returns, with the mode and the owner of the old one, if there is one: who could
+// read the file still can.
+func replace(path string, data []byte, old fs.FileInfo) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
 		return err
@@ -142,7 +141,13 @@ func replace(path string, data []byte, mode fs.FileMode) (err error) {
 		}
 	}()
 	_, err = f.Write(data)
-	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+	if old != nil {
+		err = errors.Join(err, f.Chmod(old.Mode().Perm()))
+		if is, ok := old.Sys().(*syscall.Stat_t); ok {
+			err = errors.Join(err, f.Chown(int(is.Uid), int(is.Gid)))
+		}
+	}
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("save %s: %w", path, err)
 	}
 	if err := os.Rename(f.Name(), path); err != nil {

@@ -37,6 +37,9 @@ func Load(path string) ([]keyring.Key, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(data) == 0 { // as a file is that is about to be written
+		return nil, fmt.Errorf("%s is empty; write \"keys: []\" if nobody is to use the gateway", path)
+	}
 	return parse(path, data)
 }
 

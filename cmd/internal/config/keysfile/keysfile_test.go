@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/rhumb-lb/rhumb/regions"
@@ -119,6 +120,45 @@ func TestAppendLeavesAlone(t *testing.T) {
 		if text, err := os.ReadFile(path); err != nil || string(text) != before {
 			t.Errorf("%q has become %q, %v", before, text, err)
 		}
+	}
+}
+
+// TestAppendKeepsTheOwner: who could read the file still can.
+func TestAppendKeepsTheOwner(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.yaml")
+	write(t, path, "keys: []\n", 0o640)
+	owner, group := os.Getuid(), os.Getgid()
+	if owner == 0 { // else nobody else's file can be made
+		owner, group = 65534, 65533
+	}
+	if err := os.Chown(path, owner, group); err != nil {
+		t.Fatal(err)
+	}
+	if err := Append(path, key("a")); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	is, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || int(is.Uid) != owner || int(is.Gid) != group || info.Mode().Perm() != 0o640 {
+		t.Errorf("%+v, %v", is, info.Mode())
+	}
+}
+
+// TestEmptyIsNoFile: a file that is about to be written takes nobody's key away.
+func TestEmptyIsNoFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.yaml")
+	write(t, path, "", 0o600)
+	if keys, err := Load(path); err == nil || !strings.Contains(err.Error(), "is empty") {
+		t.Errorf("%v, %v", keys, err)
+	}
+	if err := Append(path, key("a")); err != nil {
+		t.Error(err)
+	}
+	if keys, err := Load(path); err != nil || len(keys) != 1 {
+		t.Errorf("%v, %v", keys, err)
 	}
 }
 

@@ -35,6 +35,7 @@ type Watcher struct {
 	marks   marks
 	named   named
 	seen    digest            // of all files, when they were last tried
+	found   digest            // of all files, at the last look
 	fixed   map[string]digest // of what only a restart can change, as it was at the start
 }
 
@@ -44,12 +45,15 @@ type Watcher struct {
 func New(path string, source config.Source, running *config.Config) *Watcher {
 	w := &Watcher{path: path, source: source, running: running, marks: marks{}}
 	w.seen = w.look()
+	w.found = w.seen
 	w.fixed = w.marks.fixed(running)
 	return w
 }
 
 // Run looks for changes until ctx is done. Each content of the files is tried
-// once, so that a broken one is complained about once; SIGHUP tries again.
+// once, so that a broken one is complained about once, and only when two looks found
+// it: half of a file that is being written can be a configuration too, such as one
+// without its last lines that ask for keys. SIGHUP tries at once, and again.
 func (w *Watcher) Run(ctx context.Context) error {
 	m := newMetrics(w.Registry)
 	tick := time.NewTicker(watchEvery)
@@ -66,7 +70,9 @@ func (w *Watcher) Run(ctx context.Context) error {
 		// What is looked at first and read then may be newer than what was seen, never
 		// older: a change meanwhile is found by the next look.
 		now := w.look()
-		if now == w.seen && !asked {
+		settled := now == w.found
+		w.found = now
+		if (now == w.seen || !settled) && !asked {
 			continue
 		}
 		w.seen = now

@@ -182,6 +182,32 @@ func TestChangesSinceTheLast(t *testing.T) {
 	})
 }
 
+// TestHalfWritten: half of a file is not taken over, though it is in order, if the
+// rest comes before the next look. Here it is without its keys.
+func TestHalfWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, agentFile)
+		r.watch()
+		half, _, found := strings.Cut(agentFile, "  auth:")
+		if !found {
+			t.Fatal("the file has no auth at its end")
+		}
+		r.Write("rhumb.yaml", half)
+		<-time.After(watchEvery)
+		synctest.Wait()
+		r.took(0, 0)
+		r.edit("level: info", "level: debug")
+		r.later()
+		r.took(1, 0)
+		if got := r.applied[0].Agent.Auth.Mode; got != "keys" {
+			t.Errorf("auth.mode %q was taken over", got)
+		}
+		r.Write("rhumb.yaml", half) // and stays
+		r.later()
+		r.took(2, 0)
+	})
+}
+
 // TestSighup asks for a reload of what did not change.
 func TestSighup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
