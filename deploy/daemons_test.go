@@ -571,6 +571,9 @@ func checkDiscovery(w *world) problems {
 			}
 			to := w.selects(&metav1.LabelSelector{MatchLabels: s.Spec.Selector})
 			for name, port := range map[string]int{"http": src.HTTPPort, "grpc": src.GRPCPort, "metrics": src.MetricsPort} {
+				if port == 0 {
+					continue // not looked for
+				}
 				ports(&found, at, to, fmt.Sprint(port), corev1.ProtocolTCP)
 				for _, x := range to {
 					if p, ok := x.port(fmt.Sprint(port), corev1.ProtocolTCP); ok && p.Name != name {

@@ -2,6 +2,7 @@ package director
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
@@ -83,13 +84,21 @@ func drawReason(s *Service, r *row, first uint16) string {
 		return "drained, as all others are"
 	case s.AllLost:
 		return "no region is fit, this is the best guess"
-	case s.nearest(r) != first:
+	case r.rtt[s.nearest(r)] < r.rtt[first]:
 		return "the nearest is full, this is the client's share of the rest"
+	case r.apart(first):
+		return "as near as others as far as is known, the client's share"
 	case !r.pure:
 		return "nearest, shared with others for capacity"
 	default:
 		return "nearest that can serve"
 	}
+}
+
+// apart reports whether another region is exactly as far as this one, as for clients
+// of whom no place is known, who are shared among all.
+func (r *row) apart(first uint16) bool {
+	return slices.ContainsFunc(r.ranked, func(i uint16) bool { return i != first && r.rtt[i] == r.rtt[first] })
 }
 
 // nearest is the nearest region of the best tier, whatever the wait there.

@@ -10,11 +10,28 @@ import (
 	"github.com/rhumb-lb/rhumb/gossip/fleet"
 )
 
-const day = 24 * time.Hour
+// lifetime is a certificate's, of some days.
+func lifetime(days int) (time.Duration, error) {
+	const day, most = 24 * time.Hour, 36500 // a century
+	if days < 1 || days > most {
+		return 0, fmt.Errorf("--days %d: want 1 to %d", days, most)
+	}
+	return time.Duration(days) * day, nil
+}
 
 func newKeygen() *cobra.Command {
 	return newGroup("keygen", "Make the keys of a fleet, and API keys of a gateway",
 		keygenFleet(), keygenMember(fleet.RoleRegion), keygenMember(fleet.RoleDirector), keygenGossip(), keygenPepper(), keygenKey())
+}
+
+// memberRequest is what the fleet's key is to certify.
+func memberRequest(role fleet.Role, name string, endpoints []string, slots, days int) (fleet.Request, error) {
+	grant, err := parseGrant(endpoints, slots)
+	if err != nil {
+		return fleet.Request{}, err
+	}
+	life, err := lifetime(days)
+	return fleet.Request{Role: role, Name: name, Grant: grant, Lifetime: life}, err
 }
 
 // keyFiles are the two files that a keygen command wrote.
@@ -37,32 +54,4 @@ func (k *keyFiles) save(p fleet.PEMs, dir, name string) error {
 		return badInput{err}
 	}
 	return nil
-}
-
-func keygenFleet() *cobra.Command {
-	var name, dir string
-	var days int
-	cmd := &cobra.Command{
-		Use:   "fleet",
-		Short: "Make a fleet: its certificate, which every member trusts, and its key",
-		Long: `Make a fleet: fleet.pem, the certificate that every member trusts (fleet.ca_file),
-and fleet.key, which signs the certificates of regions and directors. Keep the
-key offline: who has it can be any region.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			authority, err := fleet.NewAuthority(name, time.Now(), time.Duration(days)*day)
-			if err != nil {
-				return badInput{err}
-			}
-			k := keyFiles{Expires: authority.NotAfter(), Note: "Give the certificate to all members; keep the key offline."}
-			if err := k.save(authority, dir, "fleet"); err != nil {
-				return err
-			}
-			return show(cmd, k)
-		},
-	}
-	cmd.Flags().StringVar(&name, "name", "rhumb", "the fleet's `name`, for people")
-	cmd.Flags().StringVar(&dir, "out", ".", "`folder` for the two files")
-	cmd.Flags().IntVar(&days, "days", 3650, "`days` until it expires, and all certificates with it")
-	return cmd
 }

@@ -24,7 +24,7 @@ func keygenMember(role fleet.Role) *cobra.Command {
 		Short: fmt.Sprintf("Make the key and certificate of a %s, signed by the fleet's key", role),
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			grant, err := parseGrant(endpoints, slots)
+			request, err := memberRequest(role, args[0], endpoints, slots, days)
 			if err != nil {
 				return badInput{err}
 			}
@@ -32,7 +32,7 @@ func keygenMember(role fleet.Role) *cobra.Command {
 			if err != nil {
 				return badInput{fmt.Errorf("%w (make a fleet with rhumb keygen fleet)", err)}
 			}
-			id, err := authority.Issue(fleet.Request{Role: role, Name: args[0], Grant: grant, Lifetime: time.Duration(days) * day}, time.Now())
+			id, err := authority.Issue(request, time.Now())
 			if err != nil {
 				return badInput{err}
 			}

@@ -52,7 +52,7 @@ func TestKeygen(t *testing.T) {
 
 	for _, tt := range []struct{ args, want string }{
 		{"keygen fleet --out " + dir, "it exists"},
-		{"keygen fleet --days 0 --out " + t.TempDir(), "lifetime"},
+		{"keygen fleet --days 0 --out " + t.TempDir(), "--days 0: want 1"},
 		{"keygen region us --fleet " + dir + "/none --fleet-key " + key + " --endpoint http://192.0.2.1 --out " + dir, "rhumb keygen fleet"},
 		{"keygen region us --fleet " + ca + " --fleet-key " + key + " --out " + dir, "endpoint"},
 		{"keygen region US --fleet " + ca + " --fleet-key " + key + " --endpoint http://192.0.2.1 --out " + dir, "label"},

@@ -72,7 +72,9 @@ func (n *Node) assemble() error {
 	g := o.Gossip
 	g.Logger, g.Registry, g.Now = o.Logger, o.Registry, o.Now
 	counters := newMetrics(o.Registry)
-	n.keeper = statefile.NewKeeper(o.StateFile, canonical(o.Zone.Name), o.Gossip.Name, o.Now(), n.log, counters.unsaved.Inc)
+	n.keeper = statefile.NewKeeper(o.StateFile, statefile.Owner{
+		Zone: canonical(o.Zone.Name), Member: o.Gossip.Name, Fleet: o.Gossip.Roots.IDs(),
+	}, o.Now(), n.log, counters.unsaved.Inc)
 	kept := n.keeper.State()
 	g.Epochs, g.Memory = n.keeper, kept.Gossip
 	node, err := gossip.New(g)
@@ -94,7 +96,7 @@ func (n *Node) assemble() error {
 
 	names := dnsserver.DefaultOptions()
 	names.Zone, names.Listen, names.Answerer = dnsZone(o), o.DNS, n.answerer
-	names.NSID, names.Logger, names.Registry = o.Gossip.Name, n.log, o.Registry
+	names.NSID, names.Logger, names.Registry = o.Gossip.Name, o.Logger.With("director", o.Gossip.Name), o.Registry
 	if n.dns, err = dnsserver.New(names); err != nil {
 		return err
 	}

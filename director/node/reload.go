@@ -74,6 +74,6 @@ func (n *Node) redirector(o *Options) (*redirect.Handler, error) {
 	to := redirect.DefaultOptions()
 	to.Zone, to.Location, to.Scheme, to.Port = o.Zone.Name, o.Location, o.Scheme, o.Port
 	to.TrustedProxies, to.Token, to.Decider, to.Labels = o.TrustedProxies, o.Admin.Token, n.answerer, n.answerer.label
-	to.Logger, to.Registry = n.log, n.opts.Registry
+	to.Logger, to.Registry = n.opts.Logger.With("director", n.opts.Gossip.Name), n.opts.Registry
 	return redirect.New(to)
 }

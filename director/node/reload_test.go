@@ -230,7 +230,7 @@ func TestReloadChangesNothing(t *testing.T) {
 	for want, spoil := range map[string]func(*Options){
 		"TTL must be between":                func(o *Options) { o.TTL = time.Hour },
 		"no address for DNS":                 func(o *Options) { o.DNS = nil },
-		"TLS can't be switched on or off":    func(o *Options) { o.RedirectTLS = nil },
+		"only a restart can switch TLS on":   func(o *Options) { o.RedirectTLS = nil },
 		"without TLS and a token":            func(o *Options) { o.Admin.Listen = "0.0.0.0:8088" },
 		"no name server":                     func(o *Options) { o.Zone.NS = nil },
 		"status":                             func(o *Options) { o.Zone.Static = []string{"status A not-an-address"} },

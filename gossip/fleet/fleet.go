@@ -132,6 +132,7 @@ func (i *Identity) Sign(domain Domain, message []byte) []byte {
 // fleet key is being replaced.
 type Roots struct {
 	pool *x509.CertPool
+	ids  []string
 }
 
 // NewRoots trusts the given fleet certificates.
@@ -139,8 +140,18 @@ func NewRoots(authorities ...*Authority) *Roots {
 	r := &Roots{pool: x509.NewCertPool()}
 	for _, a := range authorities {
 		r.pool.AddCert(a.cert)
+		sum := sha256.Sum256(a.cert.Raw)
+		r.ids = append(r.ids, hex.EncodeToString(sum[:8]))
 	}
 	return r
+}
+
+// IDs name the fleet certificates: the start of the SHA-256 of each, in hex.
+func (r *Roots) IDs() []string {
+	if r == nil {
+		return nil
+	}
+	return slices.Clone(r.ids)
 }
 
 // Equal reports whether both trust the same fleet certificates.

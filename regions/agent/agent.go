@@ -81,6 +81,7 @@ func New(o Options) (*Agent, error) {
 // gossip, and for requests proxy and gateway.
 func (a *Agent) assemble() error {
 	o := &a.opts
+	parts := o.Logger.With("region", o.Region) // for those that say what component they are
 	pools := pool.DefaultOptions()
 	pools.Registry = o.Registry
 	if o.Selector != nil {
@@ -93,7 +94,7 @@ func (a *Agent) assemble() error {
 	found := discovery.NewMetrics(o.Registry)
 	for _, s := range o.Sources {
 		if r, ok := s.(reporter); ok {
-			r.Report(a.log, found)
+			r.Report(parts, found)
 		}
 	}
 
@@ -117,12 +118,12 @@ func (a *Agent) assemble() error {
 
 	a.proxy = proxy.New(proxy.Options{
 		Region: o.Region, Pool: a.pool, Spill: a.spill, Observe: a.runner.Observe, Now: o.Now,
-		Dial: o.Dial, SpillTLS: o.SpillTLS, Limits: o.Limits, Logger: a.log, Registry: o.Registry,
+		Dial: o.Dial, SpillTLS: o.SpillTLS, Limits: o.Limits, Logger: parts, Registry: o.Registry,
 	})
 	door := gateway.DefaultOptions(a.proxy)
 	door.Ready, door.Models = a.ready, a.models
 	door.Policy, door.Version, door.Now = o.policy(), o.Version, o.Now
-	door.Logger, door.Registry = a.log, o.Registry
+	door.Logger, door.Registry = parts, o.Registry
 	a.gateway = gateway.New(door)
 	a.server = gateway.NewServer(a.gateway, o.Head, a.log)
 	a.tls = livetls.New(o.TLS)

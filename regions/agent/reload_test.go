@@ -203,11 +203,11 @@ func TestReloadChangesNothing(t *testing.T) {
 	before := s.now()
 	another := newMembers(t)
 	for want, spoil := range map[string]func(*Options){
-		"TLS can't be switched on or off":    func(o *Options) { o.TLS = nil },
+		"only a restart can switch TLS on":   func(o *Options) { o.TLS = nil },
 		"no endpoint":                        func(o *Options) { o.Endpoints = nil },
 		"no source of pods":                  func(o *Options) { o.Sources = nil },
 		"without TLS and a token":            func(o *Options) { o.Admin.Listen = "0.0.0.0:8088" },
-		"TLS can't be switched":              func(o *Options) { o.Admin.TLS = o.TLS },
+		"only a restart can switch TLS":      func(o *Options) { o.Admin.TLS = o.TLS },
 		"can change the admin listener":      func(o *Options) { o.Admin.Listen = "127.0.0.1:1" },
 		"can change the region":              func(o *Options) { o.Location.Lat++ },
 		"can change endpoints":               func(o *Options) { o.Endpoints = append(o.Endpoints[:1:1], endpointOf("us-east")) },

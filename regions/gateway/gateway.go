@@ -142,11 +142,12 @@ func (g *Gateway) handle(v *visit, r *http.Request) {
 	}
 	d := g.door.Load()
 	v.client = clientOf(r, d.trusted)
+	// Logs and metrics say what was asked for; who has no key is told nothing of it.
+	v.route, err = parse(r.Method, path)
 	if err := d.enter(v, r, path); err != nil {
 		reply(v, r, err)
 		return
 	}
-	v.route, err = parse(r.Method, path)
 	if err == nil && v.route.model != "" && !v.key.Allows(v.route.model) {
 		err = forbidden()
 	}

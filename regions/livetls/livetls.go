@@ -14,7 +14,7 @@ type Config struct {
 }
 
 // ErrSwitched is the error for turning TLS on or off under a listener.
-var ErrSwitched = errors.New("TLS can't be switched on or off while the listener is open")
+var ErrSwitched = errors.New("only a restart can switch TLS on or off")
 
 // New holds c; nil for no TLS.
 func New(c *tls.Config) *Config {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/rhumb-lb/rhumb/simulations/layout"
 )
@@ -51,10 +52,34 @@ func (w *World) do(ctx context.Context, task Task, out io.Writer) error {
 		return err
 	}
 	w.Welcome(out)
-	select {
-	case <-ctx.Done():
-		return nil
-	case err := <-w.failed:
-		return err
+	return w.attend(ctx, out)
+}
+
+// reviveAfter is how long a process that ended by itself, or by a visitor's kill,
+// stays away: long enough to see what its loss does, and that it is noticed.
+const reviveAfter = 10 * time.Second
+
+// attend starts processes that ended again until ctx is done, as Kubernetes would.
+func (w *World) attend(ctx context.Context, out io.Writer) error {
+	revive := time.NewTimer(0)
+	defer revive.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case gone := <-w.failed:
+			_, _ = fmt.Fprintf(out, "%s ended (%s); it is started again in %v\n", gone.name, gone.state, reviveAfter)
+			revive.Reset(reviveAfter)
+		case <-revive.C:
+			for _, p := range w.all() {
+				if p.pid() != 0 {
+					continue
+				}
+				if err := p.start(); err != nil {
+					return err
+				}
+				_, _ = fmt.Fprintf(out, "%s runs again, pid %d\n", p.name, p.pid())
+			}
+		}
 	}
 }

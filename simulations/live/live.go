@@ -38,7 +38,7 @@ type World struct {
 	agents    []*process
 	pods      [][]*process // by region
 	client    *client.Client
-	failed    chan error // holds one end that nobody asked for
+	failed    chan *stray // ends that nobody asked for
 }
 
 // New writes the files of a world and starts its processes. What has started
@@ -47,7 +47,7 @@ func New(ctx context.Context, o Options) (*World, error) {
 	if err := errors.Join(o.Layout.Check(), o.Layout.TryAll(ctx)); err != nil {
 		return nil, err
 	}
-	w := &World{opts: o, client: client.New(o.Layout), failed: make(chan error, 1)}
+	w := &World{opts: o, client: client.New(o.Layout), failed: make(chan *stray, (layout.PodsPerRegion+1)*len(layout.Places)+layout.Directors)}
 	if err := errors.Join(w.writeConfigs(), w.writeKeys(ctx)); err != nil {
 		return nil, err
 	}
@@ -141,10 +141,10 @@ func (w *World) process(name string, args ...string) *process {
 
 func (w *World) path(name string) string { return filepath.Join(w.opts.Dir, name) }
 
-// fail keeps the first end that nobody asked for.
-func (w *World) fail(err error) {
+// fail keeps ends that nobody asked for, at most one of each process.
+func (w *World) fail(s *stray) {
 	select {
-	case w.failed <- err:
+	case w.failed <- s:
 	default:
 	}
 }
@@ -201,10 +201,10 @@ func (w *World) Welcome(out io.Writer) {
 	say := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format+"\n", args...) }
 	say("A Rhumb world of %d processes runs on this machine. Keys, configuration, state and logs: %s\n", len(w.all()), w.opts.Dir)
 	for _, p := range w.all() {
-		say("  pid %-8d rhumb %s", p.pid(), strings.Join(p.args, " "))
+		say("  pid %-8d %s %s", p.pid(), filepath.Base(p.bin), strings.Join(p.args, " "))
 	}
 	say("\nAsk as a client in London; kill -9 or kill -STOP a process and ask again:")
 	say("  dig @%s -p %d %s A +subnet=%s +short", l.DNS(0).Addr(), l.DNS(0).Port(), layout.Zone, regions.Unit(client.Homes[0].Addr))
 	say("  curl -s http://%s/api/v1/regions", l.Admin(0))
-	say("\nCtrl-C ends the world. A process that ends by itself ends it too.")
+	say("\nA process that ends is started again after %v. Ctrl-C ends the world.", reviveAfter)
 }

@@ -1,6 +1,7 @@
 package live
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,7 +25,19 @@ type process struct {
 	cmd    *exec.Cmd     // nil while it does not run
 	ended  chan struct{} // closed when cmd has ended
 	asked  bool          // its end was asked for
-	failed func(error)   // told of ends that nobody asked for
+	failed func(*stray)  // told of ends that nobody asked for
+}
+
+// stray is the end of a process that nobody asked for.
+type stray struct {
+	name  string
+	state string // how it ended: its exit status or the signal
+	words string // the last of its log
+}
+
+// Error says what ended, how, and with which words.
+func (s *stray) Error() string {
+	return fmt.Sprintf("%s ended by itself (%s): %s", s.name, s.state, s.words)
 }
 
 // start starts the process, if it does not run, and returns at once.
@@ -62,7 +75,7 @@ func (p *process) follow(cmd *exec.Cmd, ended chan struct{}) {
 	p.cmd = nil
 	p.mu.Unlock()
 	if !asked {
-		p.failed(fmt.Errorf("%s ended by itself (%s): %s", p.name, cmd.ProcessState, p.lastWords()))
+		p.failed(&stray{p.name, cmd.ProcessState.String(), p.lastWords()})
 	}
 	close(ended)
 }
@@ -74,7 +87,11 @@ func (p *process) lastWords() string {
 		return err.Error()
 	}
 	const enough = 600 // bytes: some lines
-	return strings.TrimSpace(string(text[max(0, len(text)-enough):]))
+	if cut := len(text) - enough; cut > 0 {
+		text = text[cut:]
+		text = text[bytes.IndexByte(text, '\n')+1:] // whole ones
+	}
+	return strings.TrimSpace(string(text))
 }
 
 // pid is its process ID, 0 if it does not run.

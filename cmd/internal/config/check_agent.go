@@ -152,6 +152,10 @@ func (c *checker) discovery(a *Agent) {
 				continue
 			}
 			names[p.Name] = path
+			if first, twice := names["at "+p.HTTP]; twice && p.HTTP != "" {
+				c.fail(path+".http", fmt.Sprintf("%s is already the address of %s", p.HTTP, first), "list each server once, with all of its models")
+			}
+			names["at "+p.HTTP] = path
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -43,6 +44,9 @@ func (c *checker) stateFile(name *string) {
 		c.fail("director.state_file", fmt.Sprintf("there is no folder %s to keep it in", folder), "create the folder or mend the path")
 	case err != nil:
 		c.fail("director.state_file", "can't be kept there: "+err.Error(), "name a file in a folder that this user can write to")
+	}
+	if info, err := os.Stat(*name); err == nil && !info.Mode().IsRegular() {
+		c.fail("director.state_file", fmt.Sprintf("%s is no regular file", *name), "name a file, as director.state in that folder")
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/rhumb-lb/rhumb/director"
 	"github.com/rhumb-lb/rhumb/regions"
@@ -16,14 +17,16 @@ const (
 	maxRecords = 1 << 16
 )
 
-// fits refuses the state of another zone or director: its names and epochs are
-// not this one's.
-func (s *State) fits(zone, member string) error {
+// fits refuses the state of another zone, director or fleet: its names, epochs and
+// records are not this one's.
+func (s *State) fits(o Owner) error {
 	switch {
-	case s.Zone != zone:
-		return fmt.Errorf("it is the state of zone %q, and this director serves %q", s.Zone, zone)
-	case s.Member != member:
-		return fmt.Errorf("it is the state of director %q, and this is %q", s.Member, member)
+	case s.Zone != o.Zone:
+		return fmt.Errorf("it is the state of zone %q, and this director serves %q", s.Zone, o.Zone)
+	case s.Member != o.Member:
+		return fmt.Errorf("it is the state of director %q, and this is %q", s.Member, o.Member)
+	case len(s.Fleet) > 0 && !slices.ContainsFunc(s.Fleet, func(id string) bool { return slices.Contains(o.Fleet, id) }):
+		return fmt.Errorf("it is the state of another fleet, with the certificate %s; this one's is %s", strings.Join(s.Fleet, ", "), strings.Join(o.Fleet, ", "))
 	}
 	return nil
 }

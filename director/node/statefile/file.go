@@ -76,11 +76,10 @@ func syncFolder(path string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// Load reads the state of a zone's director. Where there is no file the error is
-// [fs.ErrNotExist]; one that can't be read is left where it is. A file that is torn, of another format, or of another zone or
-// director is an [ErrRefused]: it is renamed, so that it is neither used nor
+// Load reads the state of a director. Where there is no file the error is
+// [fs.ErrNotExist]; one that can't be read is left where it is. A file that is torn, of another format, or of another owner is an [ErrRefused]: it is renamed, so that it is neither used nor
 // written over, and the error says to what.
-func Load(path, zone, member string) (State, error) {
+func Load(path string, o Owner) (State, error) {
 	text, err := read(path)
 	if _, unread := errors.AsType[*fs.PathError](err); unread {
 		return State{}, err // nothing is known against the file
@@ -90,7 +89,7 @@ func Load(path, zone, member string) (State, error) {
 		s, err = decode(text)
 	}
 	if err == nil {
-		err = s.fits(zone, member)
+		err = s.fits(o)
 	}
 	if err != nil {
 		return State{}, keepAside(path, err)
@@ -100,6 +99,13 @@ func Load(path, zone, member string) (State, error) {
 
 // read reads a file of bounded size.
 func read(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		err = &fs.PathError{Op: "read", Path: path, Err: errors.New("it is no regular file")}
+	}
+	if err != nil {
+		return nil, err
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err

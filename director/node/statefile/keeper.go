@@ -20,13 +20,12 @@ type Keeper struct {
 	said  string // how the last write failed; empty if it did not
 }
 
-// NewKeeper reads what an earlier process of the zone's director has kept in the
-// file; with no path it keeps nothing. A file that can't be used is put aside and
+// NewKeeper reads what an earlier process of the director has kept in the file; with no path it keeps nothing. A file that can't be used is put aside and
 // said so. failed is called for each write that fails.
-func NewKeeper(path, zone, member string, now time.Time, log *slog.Logger, failed func()) *Keeper {
+func NewKeeper(path string, o Owner, now time.Time, log *slog.Logger, failed func()) *Keeper {
 	k := &Keeper{path: path, log: log, failed: failed}
 	if path != "" {
-		s, err := Load(path, zone, member)
+		s, err := Load(path, o)
 		switch {
 		case err == nil:
 			k.state = s
@@ -37,7 +36,7 @@ func NewKeeper(path, zone, member string, now time.Time, log *slog.Logger, faile
 			log.Error("starting without state", "error", err)
 		}
 	}
-	k.state.Zone, k.state.Member = zone, member
+	k.state.Owner = o
 	return k
 }
 
@@ -66,12 +65,11 @@ func (k *Keeper) Save(epoch uint64) error {
 	return nil
 }
 
-// Keep writes what is known now. The zone, the director and its epoch are the
-// keeper's own.
+// Keep writes what is known now. The owner and its epoch are the keeper's own.
 func (k *Keeper) Keep(s State) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	s.Zone, s.Member, s.Epoch = k.state.Zone, k.state.Member, k.state.Epoch
+	s.Owner, s.Epoch = k.state.Owner, k.state.Epoch
 	k.state = s
 	k.writeLocked()
 }

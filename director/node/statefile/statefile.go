@@ -12,9 +12,8 @@ import (
 
 // State is all that a director needs to go on where it stopped.
 type State struct {
-	// Zone and Member say whose state it is: it is of no use to another.
-	Zone   string
-	Member string
+	// Owner says whose state it is: it is of no use to another.
+	Owner
 	// Saved is when it was written, by the wall clock.
 	Saved time.Time
 	// Epoch is the last that the member has spoken under.
@@ -23,6 +22,15 @@ type State struct {
 	// Names are the learnt labels.
 	Names   []Name
 	Control director.Control
+}
+
+// Owner is a director of a zone and a fleet.
+type Owner struct {
+	Zone   string
+	Member string
+	// Fleet are the fleet's certificates, two while one takes the other's place; see
+	// [fleet.Roots.IDs].
+	Fleet []string
 }
 
 // Name is a label of the zone and the model that it stands for.

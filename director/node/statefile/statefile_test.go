@@ -40,7 +40,8 @@ var start = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 
 // state is a state of some size, by a number.
 func state(k uint64) State {
-	s := State{Zone: "inference.test", Member: "ns1", Saved: start, Epoch: k}
+	s := State{Saved: start, Epoch: k}
+	s.Owner = Owner{Zone: "inference.test", Member: "ns1", Fleet: []string{"aa", "bb"}}
 	for i := range 20 {
 		s.Gossip.Records = append(s.Gossip.Records, gossip.Remembered{Envelope: make([]byte, 900), Heard: start})
 		s.Gossip.Marks = append(s.Gossip.Marks, gossip.Mark{Role: "region", Kind: 1, Origin: fmt.Sprintf("r%d/a", i), Epoch: k, Version: k, NotAfter: start})
@@ -56,16 +57,19 @@ func state(k uint64) State {
 	return s
 }
 
+// ours is the owner of the states here, whose fleet has a new certificate by now.
+var ours = Owner{Zone: "inference.test", Member: "ns1", Fleet: []string{"bb"}}
+
 func TestRoundTrip(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ns1.state")
-	if _, err := Load(path, "inference.test", "ns1"); !errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrRefused) {
+	if _, err := Load(path, ours); !errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrRefused) {
 		t.Errorf("no file: %v", err)
 	}
 	for k := range uint64(3) {
 		if err := Save(path, state(k)); err != nil {
 			t.Fatal(err)
 		}
-		got, err := Load(path, "inference.test", "ns1")
+		got, err := Load(path, ours)
 		if err != nil || !reflect.DeepEqual(got, state(k)) {
 			t.Fatalf("%v\n%+v\n%+v", err, got, state(k))
 		}
@@ -105,17 +109,19 @@ func TestRefused(t *testing.T) {
 		"bad label":    {reseal(`"Label":"llama"`, `"Label":"a.b"`), "", `"a.b"`},
 		"no JSON":      {seal("{"), "", "can't be read"},
 		"wrong member": {reseal(`"Member":"ns1"`, `"Member":"ns2"`), "", `director "ns2"`},
+		"other fleet":  {reseal(`"Fleet":["aa","bb"]`, `"Fleet":["cc"]`), "", "another fleet, with the certificate cc; this one's is bb"},
+		"reserved":     {reseal(`"Label":"llama"`, `"Label":"route"`), "", "reserved"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "ns1.state")
 			if err := os.WriteFile(path, []byte(tt.text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			zone := tt.zone
-			if zone == "" {
-				zone = "inference.test"
+			owner := ours
+			if tt.zone != "" {
+				owner.Zone = tt.zone
 			}
-			_, err := Load(path, zone, "ns1")
+			_, err := Load(path, owner)
 			if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), path+".refused-1") {
 				t.Fatalf("got %v, want %q", err, tt.want)
 			}
@@ -146,7 +152,7 @@ func TestFewAreKeptAside(t *testing.T) {
 		if err := os.WriteFile(path, fmt.Append(nil, k), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Load(path, "z", "m"); !errors.Is(err, ErrRefused) {
+		if _, err := Load(path, ours); !errors.Is(err, ErrRefused) {
 			t.Fatal(err)
 		}
 	}
@@ -201,7 +207,7 @@ func TestKilledWriter(t *testing.T) {
 		if _, err := os.Stat(path + ".new"); err == nil {
 			beside++
 		}
-		if _, err := Load(path, "inference.test", "ns1"); err != nil {
+		if _, err := Load(path, ours); err != nil {
 			t.Fatalf("kill %d: %v", k+1, err)
 		}
 	}

@@ -3,8 +3,10 @@ package reload
 import (
 	"crypto/sha256"
 	"errors"
+	"maps"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/rhumb-lb/rhumb/cmd/internal/config"
@@ -103,14 +105,25 @@ func (m marks) of(path string) digest {
 	return m[path].sum
 }
 
-// fixed are the digests of the files whose content only a restart can change, by
-// setting.
-func (m marks) fixed(c *config.Config) map[string]digest {
+// contents are the digests of the files that a configuration names, by setting:
+// those whose content a running daemon can take over, or those for which it must be
+// started again.
+func (m marks) contents(c *config.Config, live bool) map[string]digest {
 	out := map[string]digest{}
 	for _, f := range files(c) {
-		if !f.live {
+		if f.live == live {
 			out[f.setting] = m.of(f.path)
 		}
 	}
 	return out
+}
+
+// changed names the settings whose files have another content now.
+func changed(was, is map[string]digest) (settings []string) {
+	for _, setting := range slices.Sorted(maps.Keys(is)) {
+		if old, ok := was[setting]; ok && old != is[setting] {
+			settings = append(settings, "the content of "+setting)
+		}
+	}
+	return settings
 }

@@ -37,6 +37,7 @@ type Watcher struct {
 	seen    digest            // of all files, when they were last tried
 	found   digest            // of all files, at the last look
 	fixed   map[string]digest // of what only a restart can change, as it was at the start
+	live    map[string]digest // of what was taken over last
 }
 
 // New watches the file at path and those that it names. Running is what was just
@@ -46,7 +47,7 @@ func New(path string, source config.Source, running *config.Config) *Watcher {
 	w := &Watcher{path: path, source: source, running: running, marks: marks{}}
 	w.seen = w.look()
 	w.found = w.seen
-	w.fixed = w.marks.fixed(running)
+	w.fixed, w.live = w.marks.contents(running, false), w.marks.contents(running, true)
 	return w
 }
 
@@ -93,18 +94,15 @@ func (w *Watcher) reload() (live []string, err error) {
 		return nil, err
 	}
 	live, restart := Diff(w.running, renewed)
-	for setting, is := range w.marks.fixed(renewed) {
-		if was, ok := w.fixed[setting]; ok && was != is {
-			restart = append(restart, "the content of "+setting)
-		}
-	}
-	if len(restart) > 0 {
+	if restart = append(restart, changed(w.fixed, w.marks.contents(renewed, false))...); len(restart) > 0 {
 		return nil, needRestart(restart)
 	}
+	contents := w.marks.contents(renewed, true)
+	live = append(live, changed(w.live, contents)...)
 	if err := w.Apply(renewed); err != nil {
 		return nil, err
 	}
-	w.running = renewed
+	w.running, w.live = renewed, contents
 	return live, nil
 }
 

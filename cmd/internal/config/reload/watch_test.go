@@ -61,13 +61,13 @@ func TestTaken(t *testing.T) {
 		}, "agent.auth.keys_file"},
 		"a record":                  {directorFile, func(r *rig) { r.edit("serial: 1", "serial: 2\n  static: [{name: www, type: A, value: 192.0.2.80}]") }, "zone.serial zone.static"},
 		"a comment":                 {directorFile, func(r *rig) { r.edit("zone:", "# ours\nzone:") }, "changed=[]"},
-		"API keys":                  {agentFile, func(r *rig) { r.Write("keys.yaml", strings.Replace(keysOf, "NAME", "two", 1)) }, "changed=[]"},
-		"the pepper":                {agentFile, func(r *rig) { r.Write("pepper", configtest.Secret("other")) }, "changed=[]"},
-		"the admin token":           {agentFile, func(r *rig) { r.Write("admin.token", "other\n") }, "changed=[]"},
-		"the gateway's certificate": {agentFile, func(r *rig) { r.Server("gateway", 7, noon, noon.Add(300*configtest.Day)) }, "changed=[]"},
-		"the admin certificate":     {agentFile, func(r *rig) { r.Server("admin", 7, noon, noon.Add(300*configtest.Day)) }, "changed=[]"},
-		"the redirector's":          {directorFile, func(r *rig) { r.Server("gateway", 7, noon, noon.Add(300*configtest.Day)) }, "changed=[]"},
-		"the geography":             {mappedFile, func(r *rig) { r.Write("world.mmdb", string(younger(r.t, geography(r.t)))) }, "changed=[]"},
+		"API keys":                  {agentFile, func(r *rig) { r.Write("keys.yaml", strings.Replace(keysOf, "NAME", "two", 1)) }, "changed=\"[the content of agent.auth.keys_file]\""},
+		"the pepper":                {agentFile, func(r *rig) { r.Write("pepper", configtest.Secret("other")) }, "the content of agent.auth.pepper_file"},
+		"the admin token":           {agentFile, func(r *rig) { r.Write("admin.token", "other\n") }, "the content of admin.token_file"},
+		"the gateway's certificate": {agentFile, func(r *rig) { r.Server("gateway", 7, noon, noon.Add(300*configtest.Day)) }, "the content of agent.tls.cert_file the content of agent.tls.key_file"},
+		"the admin certificate":     {agentFile, func(r *rig) { r.Server("admin", 7, noon, noon.Add(300*configtest.Day)) }, "the content of admin.tls.cert_file"},
+		"the redirector's":          {directorFile, func(r *rig) { r.Server("gateway", 7, noon, noon.Add(300*configtest.Day)) }, "the content of director.redirect.tls.cert_file"},
+		"the geography":             {mappedFile, func(r *rig) { r.Write("world.mmdb", string(younger(r.t, geography(r.t)))) }, "the content of director.geo.file"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

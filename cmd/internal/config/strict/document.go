@@ -84,7 +84,12 @@ func (d *Document) syntax(err error) {
 		what = strings.TrimPrefix(what, m[0])
 	}
 	d.Taint("") // nothing was read, so nothing can be said to be missing
-	d.Fail(line, "", "not YAML: "+what, "mend the syntax at or just above this line")
+	remedy := "mend the syntax at or just above this line"
+	if strings.Contains(what, "did not find expected key") {
+		// The line is where the block begins of which a later line is out of place.
+		remedy = "in the lines from here on, look for one that is indented unlike its neighbours, or a missing quote or colon"
+	}
+	d.Fail(line, "", "not YAML: "+what, remedy)
 }
 
 // Err is everything that is wrong, as [Problems]; nil if nothing is.
