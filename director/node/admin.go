@@ -84,7 +84,7 @@ func slots(m regions.MilliSlots) float64 { return float64(m) / 1000 }
 func degrees(d int32) float64            { return float64(d) / 1e6 }
 
 func (n *Node) adminMux() *admin.Mux {
-	m := admin.NewMux(n.opts.Registry, n.check, n.log)
+	m := admin.NewMux(n.opts.Registry, n.Ready, n.log)
 	m.Handle("GET /api/v1/regions", func(*http.Request) (any, error) { return n.adminRegions(), nil })
 	m.Handle("GET /api/v1/models", func(*http.Request) (any, error) { return n.adminPlan().Services, nil })
 	m.Handle("GET /api/v1/plan", func(*http.Request) (any, error) { return n.adminPlan(), nil })
@@ -99,8 +99,9 @@ func (n *Node) adminMux() *admin.Mux {
 	return m
 }
 
-// check fails while the director has heard of no region.
-func (n *Node) check() error {
+// Ready is nil once the director has heard of the fleet, or knows it from its state
+// file, and so answers.
+func (n *Node) Ready() error {
 	if !n.mind.world.Load().synced {
 		return errors.New("no region heard of yet")
 	}

@@ -254,7 +254,7 @@ func twoRegions(t *testing.T) (m *members, d *running, eu, us *agent) {
 	us = m.agent("us-east", virginia, serves("llama", 24, 0), serves("mistral", 16, 0))
 	regionstest.Eventually(t, patience, func() bool {
 		table := d.Table()
-		return d.check() == nil && len(table.Regions) == 2 && table.Services["mistral"] != nil && len(d.prober.all()) == 2
+		return d.Ready() == nil && len(table.Regions) == 2 && table.Services["mistral"] != nil && len(d.prober.all()) == 2
 	}, "the director hears of both regions")
 	return m, d, eu, us
 }
@@ -297,7 +297,7 @@ func TestDirectorFromTheFirstWordToTheLast(t *testing.T) {
 	}
 	eu := m.agent("eu-west", dublin, serves("llama", 24, 2))
 	us := m.agent("us-east", virginia, serves("llama", 24, 0))
-	regionstest.Eventually(t, patience, func() bool { return len(d.Table().Regions) == 2 && d.check() == nil }, "both regions are in the table")
+	regionstest.Eventually(t, patience, func() bool { return len(d.Table().Regions) == 2 && d.Ready() == nil }, "both regions are in the table")
 
 	// Both regions are on one address: what tells them apart is the port, in TXT
 	// and redirect.

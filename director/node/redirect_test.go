@@ -211,7 +211,7 @@ func TestRouteTokenFollowsReload(t *testing.T) {
 	o := m.options()
 	d := m.director(o)
 	m.agent("eu-west", dublin, serves("llama", 24, 2))
-	regionstest.Eventually(t, patience, func() bool { return d.check() == nil && len(d.Table().Regions) == 1 }, "the region is in the table")
+	regionstest.Eventually(t, patience, func() bool { return d.Ready() == nil && len(d.Table().Regions) == 1 }, "the region is in the table")
 	asks := func(token string) int {
 		res, _ := get(t, d.redirectURL()+"/v1/route?model=llama&client=8.8.8.8", "Authorization", "Bearer "+token)
 		return res.StatusCode

@@ -172,7 +172,7 @@ func reload(t *testing.T) (r *reloadable, before, after Options) {
 	r = &reloadable{running: m.director(before)}
 	r.eu = m.agent("eu-west", dublin, serves("llama", 24, 2))
 	r.us = m.agent("us-east", virginia, serves("llama", 24, 0))
-	regionstest.Eventually(t, patience, func() bool { return len(r.Table().Regions) == 2 && r.check() == nil }, "the director hears of both regions")
+	regionstest.Eventually(t, patience, func() bool { return len(r.Table().Regions) == 2 && r.Ready() == nil }, "the director hears of both regions")
 
 	after = before
 	after.Zone.Serial, after.Zone.Static = 8, []string{`status TXT "two"`}

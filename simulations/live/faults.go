@@ -83,6 +83,9 @@ type seen struct {
 
 // complete is nil when a director sees all of the world.
 func (w *World) complete(ctx context.Context, d int) error {
+	if err := get(ctx, w.opts.Layout.Admin(d), "/healthz", nil); err != nil {
+		return err
+	}
 	var have []seen
 	if err := get(ctx, w.opts.Layout.Admin(d), "/api/v1/regions", &have); err != nil {
 		return err
@@ -103,7 +106,7 @@ func (w *World) complete(ctx context.Context, d int) error {
 	return nil
 }
 
-// get reads a value of an admin API.
+// get reads a value of an admin API, or only that all is well if into is nil.
 func get(ctx context.Context, at netip.AddrPort, path string, into any) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+at.String()+path, http.NoBody)
 	if err != nil {
@@ -121,6 +124,9 @@ func get(ctx context.Context, at netip.AddrPort, path string, into any) error {
 	}
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s: %s", resp.Status, body)
+	}
+	if into == nil {
+		return nil
 	}
 	return json.Unmarshal(body, into)
 }

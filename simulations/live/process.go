@@ -87,11 +87,12 @@ func (p *process) lastWords() string {
 		return err.Error()
 	}
 	const enough = 600 // bytes: some lines
+	text = bytes.TrimSpace(text)
 	if cut := len(text) - enough; cut > 0 {
 		text = text[cut:]
-		text = text[bytes.IndexByte(text, '\n')+1:] // whole ones
+		text = text[bytes.IndexByte(text, '\n')+1:] // whole ones, unless it is one long one
 	}
-	return strings.TrimSpace(string(text))
+	return string(text)
 }
 
 // pid is its process ID, 0 if it does not run.

@@ -41,6 +41,9 @@ func Demo(ctx context.Context, o Options, check bool, out io.Writer) error {
 	g.Go(func() error { return w.Run(parts) })
 	g.Go(func() error {
 		if !check {
+			if err := w.Ready(parts); err == nil {
+				tell("both directors answer")
+			}
 			w.Watch(parts, tell)
 			return nil
 		}

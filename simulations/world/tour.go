@@ -75,6 +75,9 @@ func (w *World) Check(ctx context.Context, out io.Writer) error {
 // state, with pods for all of its models.
 func (w *World) settled(want func(regions.ID) director.State) error {
 	for d, n := range w.directors {
+		if err := n.Ready(); err != nil {
+			return fmt.Errorf("%s: %w", layout.DirectorName(d), err)
+		}
 		t := n.Table()
 		for _, p := range layout.Places {
 			have := t.Place(p.ID)
