@@ -27,11 +27,11 @@ build: ## build bin/rhumb
 	go build -trimpath -o bin/rhumb ./cmd/rhumb
 
 .PHONY: demo
-demo: build ## a whole world on this machine; ARGS=--check tours it and ends
+demo: build ## a whole world on this machine; ARGS=--check tours it, PROCESSES=1 runs many processes
 	bin/rhumb demo $(if $(PROCESSES),--processes) $(ARGS)
 
 .PHONY: failover
-failover: build ## lose a region RUNS times; print how long it shows
+failover: build ## lose a region RUNS times and print how long it shows; PROCESSES=1 by kill -9 and SIGSTOP
 	bin/rhumb demo --failover=$(RUNS) $(if $(PROCESSES),--processes) $(ARGS)
 
 .PHONY: bench
