@@ -238,9 +238,7 @@ func TestVersionsBeside(t *testing.T) {
 			return true
 		})
 		w.until(time.Minute, "all have the agent's certificate", func() bool { return w.everybody("region-0/a", false) })
-		if len(old.got(4)) == 0 {
-			t.Error("the old member was sent no digest; this test shows nothing")
-		}
+		w.until(time.Minute, "the old member is sent a digest", func() bool { return len(old.got(4)) > 0 })
 		id := w.identity("region-0/a")
 		next := seal(t, &wire.Body{Kind: 99, Origin: "region-0/a", Epoch: 50, Version: 1, Key: "k", Payload: []byte("new")}, id.Cert.KeyID, by(id))
 		held, err := wire.EncodeHeld(&wire.Held{Envelope: next[1:], AgeMs: 5000})
@@ -249,7 +247,9 @@ func TestVersionsBeside(t *testing.T) {
 		}
 		sent := time.Now()
 		old.send(w, "d2", append([]byte{4}, held...))
-		w.until(5*time.Second, "the record is everywhere", func() bool {
+		// Within two seconds, but for a member that is missed by chance, one in a hundred,
+		// to whom push/pull brings it.
+		w.until(2*time.Minute, "the record is everywhere", func() bool {
 			for name, p := range w.procs {
 				if name != "region-0/a" && len(p.records()) == 0 {
 					return false
