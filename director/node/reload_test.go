@@ -3,15 +3,10 @@ package node
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net/http"
 	"net/netip"
 	"reflect"
@@ -29,21 +24,6 @@ import (
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/regionstest"
 )
-
-// certificate is a self-signed one that a test knows by its serial number.
-func certificate(t *testing.T, serial int64) *tls.Config {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	x := &x509.Certificate{SerialNumber: big.NewInt(serial), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, x, x, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
-}
 
 // placed is the geography with 203.0.113.0/24 in a country.
 func placed(t *testing.T, country string) *geo.Map {
@@ -168,7 +148,7 @@ func reload(t *testing.T) (r *reloadable, before, after Options) {
 	m := newMembers(t)
 	before = m.options()
 	before.Zone.Static = []string{`status TXT "one"`}
-	before.Geo, before.RedirectTLS = placed(t, "DE"), certificate(t, 1)
+	before.Geo, before.RedirectTLS = placed(t, "DE"), regionstest.Certificate(t, 1)
 	r = &reloadable{running: m.director(before)}
 	r.eu = m.agent("eu-west", dublin, serves("llama", 24, 2))
 	r.us = m.agent("us-east", virginia, serves("llama", 24, 0))
@@ -179,7 +159,7 @@ func reload(t *testing.T) (r *reloadable, before, after Options) {
 	after.Zone.NS = append(after.Zone.NS[:1:1], after.Zone.NS[0])
 	after.Zone.NS[1].Name = "ns2"
 	after.Hosts, after.TTL, after.Why = []Host{{"chat", regions.Apex}}, 30*time.Second, false
-	after.Geo, after.RedirectTLS = placed(t, "US"), certificate(t, 2)
+	after.Geo, after.RedirectTLS = placed(t, "US"), regionstest.Certificate(t, 2)
 	after.Location = redirect.ByName
 	after.Admin.Token = "secret"
 	return r, before, after

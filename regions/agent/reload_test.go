@@ -2,16 +2,11 @@ package agent
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
-	"math/big"
 	"net/http"
 	"net/netip"
 	"reflect"
@@ -27,21 +22,6 @@ import (
 	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
 	"github.com/rhumb-lb/rhumb/regions/regionstest"
 )
-
-// certificate is a self-signed one that a test knows by its serial number.
-func certificate(t *testing.T, serial int64) *tls.Config {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	x := &x509.Certificate{SerialNumber: big.NewInt(serial), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, x, x, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
-}
 
 // pepper of these tests' API keys.
 var pepper = bytes.Repeat([]byte{5}, keyring.HashSize)
@@ -161,10 +141,10 @@ func secured(t *testing.T) (s *secure, before, after Options) {
 	m := newMembers(t)
 	before, pods := m.options("eu-west", "llama")
 	log := &journal{}
-	before.TLS, before.Logger = certificate(t, 1), slog.New(slog.NewJSONHandler(log, nil))
+	before.TLS, before.Logger = regionstest.Certificate(t, 1), slog.New(slog.NewJSONHandler(log, nil))
 	s = &secure{site: m.start(before, pods), log: log}
 	after = before
-	after.TLS, after.Linger, after.Grace = certificate(t, 2), 111*time.Millisecond, patience+time.Second
+	after.TLS, after.Linger, after.Grace = regionstest.Certificate(t, 2), 111*time.Millisecond, patience+time.Second
 	after.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	after.Limits.Body = 1 << 10
 	after.Admin.Token = "secret"
@@ -303,7 +283,7 @@ func TestHundredReloadsUnderLoad(t *testing.T) {
 	late, l := newKey(t, keyring.Key{ID: "late"})
 	first.Keys, second.Keys = newRing(t, k), newRing(t, faster, l)
 	first.Limits.Body, second.Limits.Body = 64<<10, 1<<10
-	second.TLS, second.TrustedProxies, second.Linger = certificate(t, 3), nil, 123*time.Millisecond
+	second.TLS, second.TrustedProxies, second.Linger = regionstest.Certificate(t, 3), nil, 123*time.Millisecond
 	s.token = lasting
 	if err := s.Reload(first); err != nil {
 		t.Fatal(err)

@@ -1,31 +1,12 @@
 package livetls
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"math/big"
 	"net"
 	"testing"
-	"time"
-)
 
-// certificate is a self-signed one.
-func certificate(t *testing.T, serial int64) *tls.Config {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	x := &x509.Certificate{SerialNumber: big.NewInt(serial), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, x, x, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
-}
+	"github.com/rhumb-lb/rhumb/regions/regionstest"
+)
 
 // serial shakes hands and gives the number of the certificate that was shown.
 func serial(t *testing.T, l *Config) (int64, string) {
@@ -46,11 +27,11 @@ func serial(t *testing.T, l *Config) (int64, string) {
 }
 
 func TestNewHandshakesTakeTheNewCertificate(t *testing.T) {
-	l := New(certificate(t, 1))
+	l := New(regionstest.Certificate(t, 1))
 	if n, proto := serial(t, l); n != 1 || proto != "h2" {
 		t.Errorf("certificate %d, protocol %q", n, proto)
 	}
-	renewed := certificate(t, 2)
+	renewed := regionstest.Certificate(t, 2)
 	if err := l.Allows(renewed); err != nil {
 		t.Fatal(err)
 	}
