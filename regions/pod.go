@@ -12,13 +12,48 @@ type PodID string
 type Pod struct {
 	ID      PodID
 	HTTP    netip.AddrPort // KServe v2 over HTTP/1.1; always set
-	GRPC    netip.AddrPort // zero if not served
+	GRPC    netip.AddrPort // KServe v2 over gRPC; zero if not served
+	OpenAI  netip.AddrPort // Triton's OpenAI frontend; zero if not served
 	Metrics netip.AddrPort // zero if not served
 	// Models are those that discovery says the pod may serve. Whether it does
 	// is the probe's finding.
 	Models []PodModel
 	// Terminating pods take no new requests and finish what they have.
 	Terminating bool
+}
+
+// Frontend is one of the servers by which a pod takes requests.
+type Frontend uint8
+
+// The frontends of a Triton server.
+const (
+	HTTP   Frontend = iota // KServe v2 over HTTP/1.1; every pod has it
+	GRPC                   // KServe v2 over gRPC
+	OpenAI                 // the OpenAI frontend
+)
+
+// String is the frontend's name in logs and metrics.
+func (f Frontend) String() string {
+	switch f {
+	case GRPC:
+		return "grpc"
+	case OpenAI:
+		return "openai"
+	default:
+		return "http"
+	}
+}
+
+// At is the address of a frontend, the zero value if the pod does not have it.
+func (p *Pod) At(f Frontend) netip.AddrPort {
+	switch f {
+	case GRPC:
+		return p.GRPC
+	case OpenAI:
+		return p.OpenAI
+	default:
+		return p.HTTP
+	}
 }
 
 // PodModel is a model that a pod may serve and how many sequences of it the pod

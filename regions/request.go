@@ -10,6 +10,19 @@ type Request struct {
 	Model  ModelName
 	Client netip.Addr // the client itself, after trusted proxies
 	URI    string     // path and query as the client sent them, for hashing
+	// Affinity is what requests that should meet on one pod have in common, by the
+	// route's balancing: a header's value, a cookie, the id of an API key or the
+	// beginning of a prompt. Empty has no preference.
+	Affinity string
+	// Frontend is by which server of the pod the request is served; pods that don't
+	// have it are not chosen.
+	Frontend Frontend
+	// Aside requests take no slot, like questions for a model's metadata.
+	Aside bool
+	// Class says who goes first where requests wait for a slot.
+	Class Class
+	// MaxWait is how long the request may wait for a slot; 0 is the gateway's default.
+	MaxWait time.Duration
 	// Replayable requests may be sent to another pod if the connection is lost
 	// before the first byte of an answer: stateless generation.
 	Replayable bool
@@ -18,8 +31,44 @@ type Request struct {
 	// HasKey is true where the request carries an API key of the gateway, which is
 	// no business of the pods.
 	HasKey bool
+	// Same is the fingerprint that a pod's model must have, since another pod has
+	// already begun the answer; the zero value accepts any.
+	Same Fingerprint
 	// Tried are pods that already failed this request; they are not chosen again.
 	Tried []PodID
+}
+
+// Class is a request's priority: of two that wait, the one of the higher class
+// gets the next free slot.
+type Class int8
+
+// The classes. The zero value is the normal one.
+const (
+	ClassLow    Class = -1
+	ClassNormal Class = 0
+	ClassHigh   Class = 1
+)
+
+// String is the class's name in logs, metrics and header fields.
+func (c Class) String() string {
+	switch {
+	case c < ClassNormal:
+		return "low"
+	case c > ClassNormal:
+		return "high"
+	default:
+		return "normal"
+	}
+}
+
+// ParseClass reads a class by its name.
+func ParseClass(name string) (Class, bool) {
+	for _, c := range [...]Class{ClassLow, ClassNormal, ClassHigh} {
+		if c.String() == name {
+			return c, true
+		}
+	}
+	return ClassNormal, false
 }
 
 // End says how a request on a pod ended.
@@ -51,4 +100,5 @@ type Outcome struct {
 	TTFT     time.Duration // from the claim to the first byte; 0 if none came
 	Took     time.Duration // from the claim to the end
 	SawBytes bool          // the pod had sent at least one byte of the answer
+	Prompt   int           // bytes of the request that was read before the answer; 0 if not known
 }

@@ -20,6 +20,20 @@ const (
 	SlotsLearned                           // estimated from latency against in-flight
 )
 
+// String is the source's name in logs, metrics and the admin API.
+func (s SlotsSource) String() string {
+	switch s {
+	case SlotsConfigured:
+		return "configured"
+	case SlotsReported:
+		return "reported"
+	case SlotsLearned:
+		return "learned"
+	default:
+		return "unknown"
+	}
+}
+
 // Status is what one agent says of its region. It is immutable once published.
 // Order between two of the same agent is (Epoch, Version).
 type Status struct {
