@@ -43,7 +43,10 @@ var Imports = []Rule{
 	// What both daemons serve with: replaceable TLS, and the frame of the admin API.
 	{Packages: []string{"regions/livetls"}, StdOnly: true},
 	{Packages: []string{"regions/admin"}, May: []string{"regions", "regions/livetls"}},
-	{Packages: []string{"regions/proxy"}, May: []string{"regions", "regions/pool"}},
+	{Packages: []string{"regions/proxy"}, May: []string{"regions", "regions/pool", "regions/proxy/sse", "regions/proxy/resume"}},
+	// The splitter of event streams, and what decides on how a cut one goes on.
+	{Packages: []string{"regions/proxy/sse"}, StdOnly: true, Never: outside, Pure: true},
+	{Packages: []string{"regions/proxy/resume"}, May: []string{"regions/proxy/sse", "regions/triton/inferencepb"}, Never: outside, Pure: true},
 	{
 		Packages: []string{"regions/agent"},
 		May:      []string{"regions", "regions/...", "gossip", "gossip/fleet", "gossip/wire", "director", "director/latency"},

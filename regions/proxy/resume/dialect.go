@@ -1,0 +1,5 @@
+package resume
+
+type dialect struct{}
+
+var dialects = map[string]*dialect{}
