@@ -31,6 +31,11 @@ type Request struct {
 	// HasKey is true where the request carries an API key of the gateway, which is
 	// no business of the pods.
 	HasKey bool
+	// From is the region whose gateway sent the request on; empty if it came from a
+	// client. Such a request is not sent on again, and does not wait here.
+	From ID
+	// Key is the id of the API key that the request came with.
+	Key string
 	// Same is the fingerprint that a pod's model must have, since another pod has
 	// already begun the answer; the zero value accepts any.
 	Same Fingerprint

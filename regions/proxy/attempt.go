@@ -13,94 +13,144 @@ import (
 	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/proxy/link"
+	"github.com/rhumb-lb/rhumb/regions/proxy/resume"
 )
 
 // attempt is one try of a request at one place, from the claim to its release.
 type attempt struct {
-	x       *exchange
-	place   place
-	begun   time.Time
-	stop    context.CancelCauseFunc
-	stalled *time.Timer // runs only while the pod is waited for
+	x     *exchange
+	place place
+	begun time.Time
+	stop  context.CancelCauseFunc
+	vigil vigil // runs only while the pod is waited for
 
-	conn     *countedConn // nil until connected, and with TLS
+	conn     *link.Conn   // nil until connected, and with TLS
 	linked   bool         // a connection was had
 	reused   bool         // it had served another request
 	wrote    int64        // written to conn before this request
 	answered atomic.Bool  // the head of an answer is here
 	first    atomic.Int64 // nanoseconds to the first byte, plus one; 0: none yet
 
+	// repeatable says that the request may be sent again although it may have begun to
+	// run, and paid that the budget for it was had. events are what the answer is in.
+	repeatable   bool
+	paid, events atomic.Bool
+
 	status  int
-	bodyErr error // how the answer's body ended; io.EOF is well
+	body    io.ReadCloser // of the answer
+	bodyErr error         // how the answer's body ended; io.EOF is well
 	settled bool
 }
 
-func newAttempt(x *exchange, to place) *attempt {
+func newAttempt(x *exchange, to place, body payload) *attempt {
+	a := &attempt{x: x, place: to, begun: x.proxy.opts.Now()}
+	a.repeatable = x.req.Replayable && x.route.Replay && x.replays < x.limits.Replays && body.Whole()
 	x.proxy.metrics.inFlight.WithLabelValues(string(x.req.Model)).Inc()
-	if x.guest && to.pod != "" {
-		x.proxy.guests.add(x.req.Model, 1)
+	if x.req.From != "" && to.pod != "" {
+		x.proxy.guests.add(x.req.Model, 1, a.begun)
 	}
-	return &attempt{x: x, place: to, begun: x.proxy.opts.Now()}
+	a.vigil.leave, a.vigil.end = a.leave, func(why error) { a.stop(why) }
+	return a
 }
 
-// send sends the request and waits for the head of the answer.
-func (a *attempt) send(out *http.Request) (*http.Response, error) {
-	limits := a.x.limits
+// seat is where the attempt is.
+func (a *attempt) seat() seat { return seat{a.place.pod, a.x.req.Model} }
+
+// send sends the request with a body and waits for the head of the answer.
+func (a *attempt) send(out *http.Request, body payload) (*http.Response, error) {
 	ctx, stop := context.WithCancelCause(out.Context())
 	a.stop = stop
-	req := out.WithContext(httptrace.WithClientTrace(ctx, a.trace()))
-	req.URL = &url.URL{Scheme: a.place.scheme, Host: a.place.host, Path: out.URL.Path, RawPath: out.URL.RawPath, RawQuery: out.URL.RawQuery}
-	req.Host = a.place.host
-	if a.place.pod == "" {
-		req.Header = maps.Clone(out.Header)
-		req.Header.Set(SpilledHeader, string(a.x.proxy.opts.Region))
-	} else if a.x.req.HasKey {
-		// The other region's gateway checks the key again; a pod must not see it.
-		req.Header = maps.Clone(out.Header)
-		req.Header.Del("Authorization")
-		req.Header.Del("X-Api-Key")
+	if a.place.pod != "" {
+		a.x.proxy.flights.begin(a)
 	}
-	a.stalled = time.AfterFunc(limits.PodStall, func() { stop(errStalled) })
-	req.Body, req.ContentLength = a.x.body.open(a.moved), a.x.body.length
-	// A chunked body that is in memory by now goes out with its length.
-	req.TransferEncoding, req.Trailer = nil, nil
-	if a.place.pod == "" && a.x.req.Replayable && a.x.body.whole() {
-		// HTTP/2 says which requests a peer that leaves has not begun. The library
-		// takes some others for such, so this is for those that may run twice.
-		req.GetBody = func() (io.ReadCloser, error) { return a.x.body.open(a.moved), nil }
+	a.vigil.wait(a.x.limits.FirstByte, errSilent)
+	req := a.request(out.WithContext(httptrace.WithClientTrace(ctx, a.trace())), body)
+	to := link.Target{
+		Scheme: a.place.scheme, Host: a.place.host, Region: a.place.pod == "",
+		GRPC: a.x.req.Frontend == regions.GRPC, Fresh: a.x.replays > 0, Whole: body.Whole(),
 	}
-	res, err := a.x.proxy.links.to(a.place, a.x.replays, a.x.body.whole()).RoundTrip(req)
-	if errors.Is(err, errNotHTTP2) {
+	res, err := a.x.proxy.links.To(to).RoundTrip(req)
+	if errors.Is(err, link.ErrNotHTTP2) && !to.GRPC {
 		// Nothing of the request was written, so that its body is as it was.
-		req.Body = a.x.body.open(a.moved)
-		res, err = a.x.proxy.links.to(a.place, a.x.replays, a.x.body.whole()).RoundTrip(req)
+		req.Body = body.Open(a.moved)
+		res, err = a.x.proxy.links.To(to).RoundTrip(req)
 	}
 	if err != nil {
 		return nil, err
 	}
 	a.answered.Store(true)
-	a.stalled.Stop()
-	a.x.body.forget()
-	if res.StatusCode == http.StatusSwitchingProtocols {
-		_ = res.Body.Close()
-		return nil, errSwitched
-	}
+	a.vigil.rest()
 	a.status = res.StatusCode
+	if err := a.vet(res); err != nil {
+		_ = res.Body.Close()
+		return nil, err
+	}
 	if !a.podError() {
 		a.sight(regions.SawServed, a.ttft())
 	}
-	res.Body = &answerBody{res.Body, a}
+	a.body = res.Body
+	res.Body = &answerBody{a}
 	return res, nil
 }
 
+// payload is what is sent: the client's body, or one made of it.
+type payload interface {
+	Open(moved func()) io.ReadCloser
+	Length() int64
+	Whole() bool
+}
+
+// request is the request as it goes to the place.
+func (a *attempt) request(out *http.Request, body payload) *http.Request {
+	req := out
+	req.URL = &url.URL{Scheme: a.place.scheme, Host: a.place.host, Path: out.URL.Path, RawPath: out.URL.RawPath, RawQuery: out.URL.RawQuery}
+	req.Host = a.place.host
+	req.Header = maps.Clone(out.Header)
+	switch {
+	case a.place.pod == "":
+		req.Header.Set(SpilledHeader, string(a.x.proxy.opts.Region))
+	case a.x.req.HasKey:
+		// The other region's gateway checks the key again; a pod must not see it.
+		req.Header.Del("Authorization")
+		req.Header.Del("X-Api-Key")
+	}
+	if a.place.pod != "" && a.x.proxy.opts.Load != nil && a.x.req.Replayable {
+		req.Header.Set(loadFormatHeader, "text")
+	}
+	req.Body, req.ContentLength = body.Open(a.moved), body.Length()
+	// A chunked body that is in memory by now goes out with its length.
+	req.TransferEncoding, req.Trailer = nil, nil
+	if (a.place.pod == "" || a.x.req.Frontend == regions.GRPC) && a.x.req.Replayable && body.Whole() {
+		// HTTP/2 says which requests a peer that leaves has not begun. The library
+		// takes some others for such, so this is for those that may run twice.
+		req.GetBody = func() (io.ReadCloser, error) { return body.Open(a.moved), nil }
+	}
+	return req
+}
+
+// vet finds out from the head of an answer that it is none.
+func (a *attempt) vet(res *http.Response) error {
+	switch {
+	case res.StatusCode == http.StatusSwitchingProtocols:
+		return errSwitched
+	case a.place.pod == "" && res.StatusCode == http.StatusServiceUnavailable && res.Header.Get(NotStartedHeader) != "":
+		return errNoRoom
+	default:
+		return nil
+	}
+}
+
 // trace notes what the transport does. The hook of the first byte runs on
-// another goroutine, the other on this one.
+// another goroutine, the others on this one. The transport connects anew by itself
+// where it is sure that nothing was sent.
 func (a *attempt) trace() *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
+		GetConn: func(string) { a.linked, a.conn = false, nil },
 		GotConn: func(info httptrace.GotConnInfo) {
 			a.linked, a.reused = true, info.Reused
-			if c, ok := info.Conn.(*countedConn); ok {
-				a.conn, a.wrote = c, c.wrote.Load()
+			if c, ok := info.Conn.(*link.Conn); ok {
+				a.conn, a.wrote = c, c.Wrote()
 			}
 		},
 		GotFirstResponseByte: func() {
@@ -112,25 +162,31 @@ func (a *attempt) trace() *httptrace.ClientTrace {
 // moved is called as the request's body streams to the pod: that is progress.
 func (a *attempt) moved() {
 	if !a.answered.Load() {
-		a.stalled.Reset(a.x.limits.PodStall)
+		a.vigil.again()
 	}
 }
 
-// answerBody reads the answer, each read under PodStall, and notes its end.
-type answerBody struct {
-	io.ReadCloser
-	a *attempt
-}
+// answerBody reads the answer, each read under Token, and notes its end.
+type answerBody struct{ a *attempt }
 
 // Read reads from the pod.
 func (b *answerBody) Read(p []byte) (int, error) {
-	b.a.stalled.Reset(b.a.x.limits.PodStall)
-	n, err := b.ReadCloser.Read(p)
-	b.a.stalled.Stop()
+	b.a.vigil.wait(b.a.x.limits.Token, errStalled)
+	n, err := b.a.body.Read(p)
+	b.a.vigil.rest()
 	if err != nil && b.a.bodyErr == nil {
 		b.a.bodyErr = err
 	}
 	return n, err
+}
+
+// Close stops reading.
+func (b *answerBody) Close() error { return b.a.body.Close() }
+
+// leave reports that a request whose pod is out and was silent for so long is to go
+// on elsewhere.
+func (a *attempt) leave(silent time.Duration) bool {
+	return a.x.movable(a) || silent >= abandonedLast
 }
 
 // ttft is the time to the first byte, 0 if none came.
@@ -138,7 +194,7 @@ func (a *attempt) ttft() time.Duration { return time.Duration(max(0, a.first.Loa
 
 // nothingWritten reports that provably no byte of the request left.
 func (a *attempt) nothingWritten() bool {
-	return !a.linked || a.conn != nil && a.conn.wrote.Load() == a.wrote
+	return !a.linked || a.conn != nil && a.conn.Wrote() == a.wrote
 }
 
 // podError reports that the pod answered that something is wrong with itself.
@@ -157,19 +213,25 @@ const soon = time.Second
 func (a *attempt) failed(err error) (regions.End, error) {
 	took := a.x.proxy.opts.Now().Sub(a.begun)
 	switch {
-	case a.x.body.failure() != nil: // first: the server takes a failed read for a departure
-		return regions.EndClientGone, a.x.body.failure()
-	case a.x.in.Context().Err() != nil:
+	case a.x.body.Failure() != nil: // first: the server takes a failed read for a departure
+		return regions.EndClientGone, a.x.body.Failure()
+	case errors.Is(a.x.cause(), errTotal):
+		return regions.EndTimeout, errTotal
+	case a.x.cause() != nil:
 		return regions.EndClientGone, errClientGone
 	case errors.Is(err, errSwitched):
 		return regions.EndPodError, &lostError{a.place, err}
-	case errors.Is(err, errStalled):
+	case errors.Is(err, errNoRoom):
+		return regions.EndNotStarted, &lostError{a.place, err}
+	case errors.Is(err, errSilent):
 		a.sight(regions.SawTimeout, took)
 		return regions.EndTimeout, &lostError{a.place, err}
-	case !a.linked && ownTrouble(err):
+	case errors.Is(err, errAbandoned): // its probes know
+	case !a.linked && link.Scarce(err):
 		return regions.EndNotStarted, fmt.Errorf("%w: %w", errOwnTrouble, err)
-	case !a.linked && timedOut(err):
+	case !a.linked && link.TimedOut(err):
 		a.sight(regions.SawTimeout, took)
+		err = fmt.Errorf("%w: %w", errNoConnection, err)
 	case !a.linked:
 		a.sight(regions.SawRefused, took)
 	case !a.reused && a.first.Load() == 0 && took < soon:
@@ -178,22 +240,6 @@ func (a *attempt) failed(err error) (regions.End, error) {
 		a.sight(regions.SawLost, took)
 	}
 	return regions.EndPodLost, &lostError{a.place, err}
-}
-
-// replayable reports that the request may be sent elsewhere after this attempt
-// ended so: not once a byte of an answer came, not after a timeout (the pod may
-// still be at it), and if the request may have begun to run, only if running it
-// twice is harmless.
-func (a *attempt) replayable(end regions.End) bool {
-	x := a.x
-	limits := &x.limits
-	if end != regions.EndPodLost || a.first.Load() != 0 {
-		return false
-	}
-	if a.nothingWritten() {
-		return x.misses < limits.Misses && x.body.intact()
-	}
-	return x.replays < limits.Replays && x.req.Replayable && x.body.whole()
 }
 
 // ended classes the end of an attempt whose answer had begun.
@@ -206,7 +252,13 @@ func (a *attempt) ended() regions.End {
 	case errors.Is(a.bodyErr, errStalled):
 		a.sight(regions.SawTimeout, a.x.proxy.opts.Now().Sub(a.begun))
 		return regions.EndTimeout
-	case a.bodyErr == nil, a.x.w.err != nil, a.x.in.Context().Err() != nil, a.x.body.failure() != nil:
+	case errors.Is(a.bodyErr, errAbandoned):
+		return regions.EndPodLost
+	case errors.As(a.bodyErr, new(*resume.PodError)):
+		return regions.EndPodError
+	case errors.Is(a.x.cause(), errTotal):
+		return regions.EndTimeout
+	case a.bodyErr == nil, a.x.w.Err != nil, a.x.cause() != nil, a.x.body.Failure() != nil:
 		return regions.EndClientGone
 	default:
 		a.sight(regions.SawLost, a.x.proxy.opts.Now().Sub(a.begun))
@@ -228,22 +280,28 @@ func (a *attempt) settle(end regions.End) {
 	}
 	a.settled = true
 	if a.stop != nil {
-		a.stalled.Stop()
+		a.vigil.rest()
 		a.stop(nil)
+		a.x.proxy.flights.end(a)
 	}
 	x := a.x
 	x.end = end
 	now := x.proxy.opts.Now()
-	outcome := regions.Outcome{End: end, Took: now.Sub(a.begun), SawBytes: a.first.Load() != 0}
+	outcome := regions.Outcome{End: end, Took: now.Sub(a.begun), SawBytes: a.first.Load() != 0, Prompt: x.prompt}
 	// Only inference has a TTFT: a question for metadata is answered in no time
 	// and says nothing of how busy the pod is.
-	if outcome.SawBytes && x.in.Method == http.MethodPost {
+	if outcome.SawBytes && !x.req.Aside {
 		outcome.TTFT = a.ttft()
-		x.proxy.metrics.ttft.WithLabelValues(string(x.req.Model)).Observe((a.begun.Sub(x.begun) + outcome.TTFT).Seconds())
+		if x.resumed == 0 {
+			x.proxy.metrics.ttft.WithLabelValues(string(x.req.Model)).Observe((a.begun.Sub(x.begun) + outcome.TTFT).Seconds())
+		}
 	}
 	a.place.done(now, outcome)
-	if x.guest && a.place.pod != "" {
-		x.proxy.guests.add(x.req.Model, -1)
+	if x.req.From != "" && a.place.pod != "" {
+		x.proxy.guests.add(x.req.Model, -1, now)
+	}
+	if a.place.region != "" {
+		x.proxy.admission.Free(x.req.Model)
 	}
 	x.proxy.metrics.inFlight.WithLabelValues(string(x.req.Model)).Dec()
 }

@@ -1,12 +1,14 @@
 package proxy
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
-	"github.com/rhumb-lb/rhumb/regions/pool"
+	"github.com/rhumb-lb/rhumb/regions/proxy/client"
 )
 
 // exchange is one client's request from its arrival to its end, over one or
@@ -15,113 +17,74 @@ type exchange struct {
 	proxy  *Proxy
 	limits Limits // as they were when the request came
 	in     *http.Request
-	w      *clientWriter
+	ctx    context.Context // of in, with the request's total time
+	out    *http.Request   // as it goes out, but for the place
+	w      *client.Writer
 	req    regions.Request
-	body   *payload
+	route  Route
+	body   *client.Body
+	prompt int       // bytes of the body
 	begun  time.Time // the request was read
 
-	spilledIn bool          // says that it came from another region's gateway
-	guest     bool          // and there is such a region
-	known     bool          // the model is known here or there
-	replays   int           // attempts lost after something was written
-	misses    int           // attempts lost before
-	again     regions.PodID // lost on a kept connection: perhaps only the connection was
-	current   *attempt
-	end       regions.End
+	known   bool          // the model is known here or there
+	replays int           // attempts lost after something was written
+	misses  int           // attempts lost before
+	spills  int           // other regions asked
+	resumed int           // how often its stream went on elsewhere
+	again   regions.PodID // lost on a kept connection: perhaps only the connection was
+	current *attempt
+	stream  *stream // the answer as events, nil if it is none
+	end     regions.End
 }
 
-// RoundTrip makes attempts until one has the head of an answer or no further
+// RoundTrip makes attempts until one has the beginning of an answer or no further
 // one is sound.
 func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
+	x.out = out
+	var body payload = x.body
+	if x.stream = x.newStream(); x.stream != nil {
+		body = x.stream
+	}
+	res, err := x.launch(body)
+	x.body.Forget()
+	return res, err
+}
+
+// launch makes attempts with a body until one has the beginning of an answer, which
+// for a stream is its first event.
+func (x *exchange) launch(body payload) (*http.Response, error) {
 	for {
 		to, err := x.choose()
 		if err != nil {
 			return nil, err
 		}
-		a := newAttempt(x, to)
+		a := newAttempt(x, to, body)
 		x.current = a
-		res, err := a.send(out)
+		res, err := a.send(x.out, body)
+		if err == nil && x.stream != nil && isEvents(res) {
+			res, err = x.stream.open(res)
+		}
 		if err == nil {
 			return res, nil
 		}
 		end, err := a.failed(err)
 		a.settle(end)
-		if !a.replayable(end) {
+		if !x.retries(a, end, err) {
 			return nil, err
 		}
-		if a.nothingWritten() {
-			x.misses++
-		} else {
-			x.replays++
-		}
-		x.proxy.metrics.replays.WithLabelValues(string(x.req.Model)).Inc()
-		x.proxy.log.Debug("replaying a request", "model", x.req.Model, "after", err)
+		x.proxy.log.Debug("trying a request elsewhere", "model", x.req.Model, "after", err)
 		x.avoid(a)
 	}
 }
 
 // avoid takes the attempt's pod out of the next choice.
 func (x *exchange) avoid(a *attempt) {
-	// A region is noted by an empty name: the pool counts a request that tried
-	// nothing as one more arrival.
+	if a.place.pod == "" {
+		return // its region's lease has heard
+	}
 	x.req.Tried = append(slices.Clip(x.req.Tried), a.place.pod)
 	if a.reused {
 		x.again = a.place.pod
-	}
-}
-
-// choose claims a pod, or failing that a place in another region.
-func (x *exchange) choose() (place, error) {
-	now := x.proxy.opts.Now()
-	lease, refusal := x.proxy.opts.Pool.Claim(now, x.req)
-	if refusal == pool.AllTried && x.again != "" {
-		// No other pod, and this one was lost on a connection that it may have
-		// closed for age just then. A fresh one tells.
-		// Its name is blanked rather than taken out, for the same reason.
-		x.req.Tried = slices.Clone(x.req.Tried)
-		x.req.Tried[slices.Index(x.req.Tried, x.again)] = ""
-		x.again = ""
-		lease, refusal = x.proxy.opts.Pool.Claim(now, x.req)
-	}
-	if refusal != pool.UnknownModel {
-		x.know()
-	}
-	if refusal == pool.Claimed {
-		pod := lease.Pod()
-		return place{scheme: "http", host: pod.HTTP.String(), pod: pod.ID, done: lease.Done}, nil
-	}
-	if to, ok := x.spill(now); ok {
-		return to, nil
-	}
-	if refusal == pool.UnknownModel && x.proxy.opts.Spill != nil && x.proxy.opts.Spill.Knows(x.req.Model) {
-		refusal = pool.NoPod
-	}
-	return place{}, &refusedError{refusal, x.req.Model}
-}
-
-// spill finds a place in another region, one hop at most.
-func (x *exchange) spill(now time.Time) (place, bool) {
-	if x.spilledIn || x.proxy.opts.Spill == nil {
-		return place{}, false
-	}
-	lease, ok := x.proxy.opts.Spill.Spill(now, x.req)
-	if !ok {
-		return place{}, false
-	}
-	x.know()
-	x.proxy.metrics.spilled.WithLabelValues(string(x.req.Model), "out").Inc()
-	to := lease.Endpoint()
-	return place{scheme: to.Scheme, host: to.HostPort(), region: lease.Region(), done: lease.Done}, true
-}
-
-// know marks the model as one that may be a metric's label.
-func (x *exchange) know() {
-	if x.known {
-		return
-	}
-	x.known = true
-	if x.spilledIn {
-		x.proxy.metrics.spilled.WithLabelValues(string(x.req.Model), "in").Inc()
 	}
 }
 
@@ -130,29 +93,42 @@ func (x *exchange) fail(_ http.ResponseWriter, r *http.Request, err error) {
 	f := faultOf(err)
 	if x.end == 0 {
 		x.end = regions.EndNotStarted
-		if f.status < http.StatusInternalServerError && f.status != http.StatusNotFound {
+		if f.client {
 			x.end = regions.EndClientGone
 		}
 	}
 	if f.status == http.StatusBadGateway || f.status == http.StatusGatewayTimeout {
 		x.proxy.log.Warn("request failed", "model", x.req.Model, "path", r.URL.Path, "status", f.status, "err", err)
 	}
-	f.write(x.w, r.ProtoMajor, x.proxy.opts.Region)
+	f.write(x.w, r, x.proxy.opts.Region)
 }
 
 // finish runs when the exchange is over, by return or by panic.
 func (x *exchange) finish() {
-	x.body.release()
+	x.body.Release()
 	if a := x.current; a != nil && !a.settled {
 		end := a.ended()
 		a.settle(end)
 		if end == regions.EndPodLost || end == regions.EndTimeout {
-			x.proxy.log.Warn("stream cut", "model", x.req.Model, "at", a.place.name(), "end", end.String(), "err", a.bodyErr)
+			x.proxy.log.Warn("answer cut", "model", x.req.Model, "at", a.place.name(), "end", end.String(), "err", a.bodyErr)
 			if !x.in.ProtoAtLeast(1, 1) {
-				x.w.reset()
+				x.w.Reset()
 			}
 		}
 	}
+	x.proxy.retries.end(x)
 	x.proxy.metrics.ended(x.req.Model, x.known, x.end)
-	x.w.extend() // what is still buffered goes out after this
+	x.w.Extend() // what is still buffered goes out after this
+}
+
+// cause is why the request's time is over, nil if it is not.
+func (x *exchange) cause() error {
+	switch {
+	case x.in.Context().Err() != nil:
+		return errClientGone
+	case errors.Is(context.Cause(x.ctx), errTotal):
+		return errTotal
+	default:
+		return nil
+	}
 }

@@ -7,21 +7,30 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/admit"
 	"github.com/rhumb-lb/rhumb/regions/pool"
+	"github.com/rhumb-lb/rhumb/regions/proxy/client"
 )
 
 // statusClientGone is the customary status in logs of a client that left before
 // its answer; nobody receives it.
 const statusClientGone = 499
 
-// Why a request ended without a pod's answer.
+// Why a request ended without a pod's answer, or with a part of it.
 var (
-	errStalled    = errors.New("no byte from the pod for too long")
-	errClientGone = errors.New("the client left")
-	errOwnTrouble = errors.New("the gateway can't open connections")
-	errSwitched   = errors.New("answered with a switch of protocols that nobody asked for")
+	errSilent       = errors.New("no answer from the pod for too long")
+	errStalled      = errors.New("no byte from the pod for too long")
+	errTotal        = errors.New("the request took too long")
+	errAbandoned    = errors.New("the pod is out and silent")
+	errNoConnection = errors.New("could not connect in time")
+	errBusy         = errors.New("the pod refused the request before it began")
+	errNoRoom       = errors.New("the region has no room")
+	errClientGone   = errors.New("the client left")
+	errOwnTrouble   = errors.New("the gateway can't open connections")
+	errSwitched     = errors.New("answered with a switch of protocols that nobody asked for")
 )
 
 // fieldError is a request's header field that is not accepted.
@@ -37,6 +46,7 @@ func (e *fieldError) Error() string { return e.text }
 type refusedError struct {
 	refusal pool.Refusal
 	model   regions.ModelName
+	guest   bool // another region sent it, which can ask elsewhere
 }
 
 // Error is what the client is told.
@@ -46,6 +56,21 @@ func (e *refusedError) Error() string {
 		return fmt.Sprintf("Request for unknown model: '%s' is not found", e.model)
 	}
 	return fmt.Sprintf("no pod can take a request for model '%s' at the moment, try again", e.model)
+}
+
+// waitedError is a request that could not or not longer wait for a place.
+type waitedError struct {
+	err   *admit.RefusedError
+	full  bool // there were pods, all of them busy
+	model regions.ModelName
+}
+
+// Error is what the client is told.
+func (e *waitedError) Error() string {
+	if e.full {
+		return fmt.Sprintf("all pods of model '%s' are busy, try again", e.model)
+	}
+	return (&refusedError{model: e.model, refusal: pool.NoPod}).Error()
 }
 
 // lostError is a pod or region that could not be reached or was lost.
@@ -63,47 +88,72 @@ func (e *lostError) Unwrap() error { return e.err }
 // fault is an answer that the proxy gives itself.
 type fault struct {
 	status int
+	reason string // one word for programs, in ReasonHeader
 	text   string
-	retry  bool // worth trying again soon
-	hangUp bool // what is left of the request is not to be read
+	retry  time.Duration // when it is worth trying again; 0 if not
+	client bool          // the client's doing
+	hangUp bool          // what is left of the request is not to be read
+	fresh  bool          // provably nothing of the request was begun
 }
 
 // faultOf maps everything that can go wrong before an answer's first byte to
 // what the client is told. It is the one place where statuses are chosen.
 func faultOf(err error) fault {
-	var field *fieldError
+	if f, ok := clientFault(err); ok {
+		return f
+	}
 	var refused *refusedError
+	var waited *waitedError
+	switch {
+	case errors.As(err, &refused) && refused.refusal == pool.UnknownModel:
+		return fault{status: http.StatusNotFound, reason: "unknown-model", text: refused.Error()}
+	case errors.As(err, &refused):
+		return fault{status: http.StatusServiceUnavailable, reason: "no-pod", text: refused.Error(), retry: retryAfter(), fresh: true}
+	case errors.As(err, &waited) && waited.full:
+		return fault{status: http.StatusTooManyRequests, reason: waited.err.Reason.String(), text: waited.Error(), retry: waited.err.RetryAfter}
+	case errors.As(err, &waited):
+		return fault{status: http.StatusServiceUnavailable, reason: "no-pod", text: waited.Error(), retry: waited.err.RetryAfter}
+	case errors.Is(err, errOwnTrouble):
+		return fault{status: http.StatusServiceUnavailable, reason: "no-connections", text: "the gateway is out of connections, try again", retry: retryAfter(), fresh: true}
+	case errors.Is(err, errNoConnection):
+		return fault{status: http.StatusServiceUnavailable, reason: "connect-timeout", text: "no pod could be connected to in time, try again", retry: retryAfter()}
+	case errors.Is(err, errTotal):
+		return fault{status: http.StatusGatewayTimeout, reason: "total-timeout", text: "the request took too long"}
+	case errors.Is(err, errSilent):
+		return fault{status: http.StatusGatewayTimeout, reason: "first-byte-timeout", text: "the pod did not answer in time"}
+	default:
+		return fault{status: http.StatusBadGateway, reason: "pod-lost", text: "the pod was lost before it answered; the request may have run"}
+	}
+}
+
+// clientFault maps what is the client's doing.
+func clientFault(err error) (fault, bool) {
+	f := fault{client: true, hangUp: true}
+	var field *fieldError
 	switch {
 	case errors.As(err, &field):
-		return fault{status: field.status, text: field.text, hangUp: true}
-	case errors.Is(err, errBodyTooLarge):
-		return fault{status: http.StatusRequestEntityTooLarge, text: "the request body is too large", hangUp: true}
-	case errors.Is(err, errBodyStalled):
-		return fault{status: http.StatusRequestTimeout, text: "the request body came too slowly", hangUp: true}
-	case errors.Is(err, errBodyBroken):
-		return fault{status: http.StatusBadRequest, text: "the request body could not be read", hangUp: true}
+		f.status, f.reason, f.text = field.status, "bad-field", field.text
+	case errors.Is(err, client.ErrTooLarge):
+		f.status, f.reason, f.text = http.StatusRequestEntityTooLarge, "body-too-large", "the request body is too large"
+	case errors.Is(err, client.ErrStalled):
+		f.status, f.reason, f.text = http.StatusRequestTimeout, "body-timeout", "the request body came too slowly"
+	case errors.Is(err, client.ErrBroken):
+		f.status, f.reason, f.text = http.StatusBadRequest, "body-broken", "the request body could not be read"
 	case errors.Is(err, errClientGone):
-		return fault{status: statusClientGone, text: "the client left", hangUp: true}
-	case errors.As(err, &refused) && refused.refusal == pool.UnknownModel:
-		return fault{status: http.StatusNotFound, text: refused.Error()}
-	case errors.As(err, &refused):
-		return fault{status: http.StatusServiceUnavailable, text: refused.Error(), retry: true}
-	case errors.Is(err, errOwnTrouble):
-		return fault{status: http.StatusServiceUnavailable, text: "the gateway is out of connections, try again", retry: true}
-	case errors.Is(err, errStalled):
-		return fault{status: http.StatusGatewayTimeout, text: "the pod did not answer in time"}
+		f.status, f.reason, f.text = statusClientGone, "client-gone", "the client left"
 	default:
-		return fault{status: http.StatusBadGateway, text: "the pod was lost before it answered; the request may have run"}
+		return fault{}, false
 	}
+	return f, true
 }
 
 // retryAfter is 1 to 3 seconds: a pod that crashed is out of rotation within
 // one, and clients that were refused together should not come back together.
-func retryAfter() string { return strconv.Itoa(1 + rand.IntN(3)) }
+func retryAfter() time.Duration { return time.Second + rand.N(2*time.Second) }
 
 // write answers in Triton's shape. Over HTTP/2 there is nothing to hang up: what is
 // left of a request ends with its stream, and the others go on.
-func (f fault) write(w http.ResponseWriter, protocol int, region regions.ID) {
+func (f fault) write(w http.ResponseWriter, r *http.Request, region regions.ID) {
 	body, err := json.Marshal(map[string]string{"error": f.text})
 	if err != nil {
 		body = []byte(`{"error":"internal"}`) // a string always marshals
@@ -112,10 +162,15 @@ func (f fault) write(w http.ResponseWriter, protocol int, region regions.ID) {
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set(RegionHeader, string(region))
-	if f.retry {
-		h.Set("Retry-After", retryAfter())
+	h.Set(ReasonHeader, f.reason)
+	if f.fresh {
+		h.Set(NotStartedHeader, "1")
 	}
-	if f.hangUp && protocol == 1 {
+	if f.retry > 0 {
+		// Whole seconds (RFC 9110 section 10.2.3), rounded up.
+		h.Set("Retry-After", strconv.Itoa(int((f.retry+time.Second-1)/time.Second)))
+	}
+	if f.hangUp && r.ProtoMajor == 1 {
 		h.Set("Connection", "close")
 	}
 	w.WriteHeader(f.status)

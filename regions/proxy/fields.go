@@ -76,6 +76,12 @@ func (x *exchange) answer(res *http.Response) error {
 				delete(res.Header, name)
 			}
 		}
+		for name := range res.Trailer {
+			if strings.HasPrefix(name, "Rhumb-") && name != ResumedHeader {
+				delete(res.Trailer, name)
+			}
+		}
+		x.hearLoad(res.Header)
 		res.Header.Set(RegionHeader, string(x.proxy.opts.Region))
 		if x.proxy.opts.ExposePod {
 			res.Header.Set(PodHeader, string(a.place.pod))
@@ -89,4 +95,17 @@ func (x *exchange) answer(res *http.Response) error {
 		}
 	}
 	return nil
+}
+
+// hearLoad passes on what a pod says of its load. It was asked by us, and the client
+// hears it only if it asked too.
+func (x *exchange) hearLoad(h http.Header) {
+	report := h.Get(loadHeader)
+	if report == "" || x.proxy.opts.Load == nil {
+		return
+	}
+	x.proxy.opts.Load(x.current.place.pod, x.req.Model, report)
+	if x.in.Header.Get(loadFormatHeader) == "" {
+		h.Del(loadHeader)
+	}
 }

@@ -1,10 +1,12 @@
 package proxy
 
 import (
+	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/proxy/resume"
 )
 
 // otherModel is the label of requests for models that nobody here knows:
@@ -17,6 +19,7 @@ type metrics struct {
 	inFlight *prometheus.GaugeVec     // model
 	replays  *prometheus.CounterVec   // model
 	spilled  *prometheus.CounterVec   // model, direction
+	resumes  *prometheus.CounterVec   // model, result
 }
 
 // newMetrics makes the proxy's metrics and registers them, unless with nil.
@@ -48,8 +51,12 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 			Help: "Requests sent to another region (out) or taken over from one (in).",
 		}, []string{"model", "direction"}),
 	}
+	m.resumes = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "rhumb_proxy_resumes_total",
+		Help: "Streams that lost their pod, by what became of them: resumed, or why not.",
+	}, []string{"model", "result"})
 	if reg != nil {
-		reg.MustRegister(m.requests, m.ttft, m.inFlight, m.replays, m.spilled)
+		reg.MustRegister(m.requests, m.ttft, m.inFlight, m.replays, m.spilled, m.resumes)
 	}
 	return m
 }
@@ -62,4 +69,22 @@ func (m *metrics) ended(model regions.ModelName, known bool, end regions.End) {
 		label = string(model)
 	}
 	m.requests.WithLabelValues(label, end.String()).Inc()
+}
+
+// resumed counts a stream that lost its pod; err is why it was not resumed.
+func (m *metrics) resumed(model regions.ModelName, err error) {
+	result := "resumed"
+	var refused *resume.RefusalError
+	switch {
+	case err == nil:
+	case errors.As(err, &refused):
+		result = string(refused.Reason)
+	case errors.Is(err, errNoFingerprint):
+		result = "no-fingerprint"
+	case errors.Is(err, errNoResume):
+		result = "off"
+	default:
+		result = "spent"
+	}
+	m.resumes.WithLabelValues(string(model), result).Inc()
 }

@@ -8,8 +8,12 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/admit"
 	"github.com/rhumb-lb/rhumb/regions/pool"
+	"github.com/rhumb-lb/rhumb/regions/proxy/link"
+	"github.com/rhumb-lb/rhumb/regions/proxy/resume"
 )
 
 // Options say what a proxy works with. Region and Pool are required.
@@ -17,21 +21,30 @@ type Options struct {
 	// Region is this region; it is told to clients and to regions that are
 	// spilled to.
 	Region regions.ID
-	// Pool gives out pods.
+	// Pool gives out pods. Whoever makes it tells [Proxy.Free] when a pod may have
+	// become free.
 	Pool *pool.Pool
 	// Spill gives out other regions when Pool refuses. Nil: never.
 	Spill Spiller
+	// Admit lets requests wait for a place.
+	Admit admit.Options
 	// Observe is told what requests see of pods in passing. It is called on the
 	// path of requests, so it must not block. Nil: nobody.
 	Observe func(regions.Observation)
+	// Load is told what pods say of their load in their answers (the value of Triton's
+	// endpoint-load-metrics), which they are asked for unless it is nil. Like Observe
+	// it must not block.
+	Load func(pod regions.PodID, model regions.ModelName, report string)
 	// Now is the clock by which pods are claimed and requests are timed; the
 	// system's if nil. Deadlines of sockets always follow the system's.
 	Now func() time.Time
-	// Dial opens connections to pods and regions; a net.Dialer's if nil.
+	// Dial opens connections to pods and regions; [link.Dialer]'s if nil.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// SpillTLS is used towards https endpoints of other regions. Nil: the
 	// system's roots, no client certificate.
 	SpillTLS *tls.Config
+	// Routes are how requests of each model are treated; others are as DefaultRoute.
+	Routes map[regions.ModelName]Route
 	// Limits bound a request. The zero value stands for DefaultLimits.
 	Limits Limits
 	// ExposePod adds the pod's ID to answers.
@@ -41,12 +54,27 @@ type Options struct {
 	Registry *prometheus.Registry
 }
 
-// Limits bound what one request may take. None bounds the whole of a request: a
+// Route is how one model's requests are treated when a pod is lost.
+type Route struct {
+	// Replay sends generation again that was lost before its first event, and Resume
+	// lets streams that are cut go on elsewhere, if Profile tells how.
+	Replay, Resume bool
+	Profile        resume.Profile
+}
+
+// DefaultRoute does what it can for a model of which nothing is known.
+func DefaultRoute() Route { return Route{Replay: true, Resume: true} }
+
+// Limits bound what one request may take. Only Total bounds the whole of a request: a
 // generation may run for hours as long as it moves.
 type Limits struct {
-	// PodStall is the longest wait for a pod between two reads, the first
-	// answer's wait included. A prompt may queue for minutes behind others.
-	PodStall time.Duration
+	// FirstByte is the longest wait for the first byte of a pod's answer, once the
+	// request has its pod.
+	FirstByte time.Duration
+	// Token is the longest wait between two reads from a pod after that.
+	Token time.Duration
+	// Total is the longest that a request may take in all; 0 is no limit.
+	Total time.Duration
 	// ClientStall is how long one write to the client may block.
 	ClientStall time.Duration
 	// BodyStall is how long a client may take for the next KiB of its body.
@@ -68,37 +96,36 @@ type Limits struct {
 
 // DefaultLimits are argued one by one:
 //
-//   - 600 s between two reads from a pod or writes to a client, the usual proxy
-//     setting for language models: a long prompt behind a full queue is slow,
-//     not lost.
+//   - 600 s for the first byte and between two reads from a pod or writes to a
+//     client, the usual proxy setting for language models: a long prompt behind a
+//     full queue is slow, not lost. A pod that is dead is found out by its probes.
 //   - 30 s for a KiB of a body, so that a sender of single bytes can't hold a
 //     connection for long, while a phone on a bad line can pause.
 //   - 2 s to connect: one lost SYN is sent again after 1 s.
 //   - 100 MiB of body: images and audio as base64.
 //   - 1 MiB kept for a replay: a prompt of 250,000 tokens; 1,000 requests at
 //     once hold 1 GiB at the worst.
-//   - 2 replays: with the first that is the three attempts beyond which a
-//     request does more harm than good; a crash of one pod takes one, and the
-//     crash of another meanwhile the second.
+//   - 1 replay: what was lost twice may well be what kills pods.
 //   - 8 misses: nobody did any work for them, and refusals come back in
 //     microseconds, so that a region whose pods all crash at once still spills;
 //     with Dial that is 16 s at worst.
 func DefaultLimits() Limits {
 	return Limits{
-		PodStall:    600 * time.Second,
+		FirstByte:   600 * time.Second,
+		Token:       600 * time.Second,
 		ClientStall: 600 * time.Second,
 		BodyStall:   30 * time.Second,
 		Dial:        2 * time.Second,
 		Body:        100 << 20,
 		Buffer:      1 << 20,
-		Replays:     2,
+		Replays:     1,
 		Misses:      8,
 	}
 }
 
 // DefaultOptions are the options of a region's proxy before the operator's.
 func DefaultOptions(region regions.ID, pods *pool.Pool) Options {
-	return Options{Region: region, Pool: pods, Limits: DefaultLimits()}
+	return Options{Region: region, Pool: pods, Limits: DefaultLimits(), Admit: admit.DefaultOptions()}
 }
 
 func (o Options) withDefaults() Options {
@@ -108,16 +135,15 @@ func (o Options) withDefaults() Options {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Admit.Bound == 0 {
+		o.Admit = admit.DefaultOptions()
+	}
+	o.Admit.Now, o.Admit.Registry = o.Now, o.Registry
 	if o.Observe == nil {
 		o.Observe = func(regions.Observation) {}
 	}
 	if o.Dial == nil {
-		// A host that vanishes under a silent stream is noticed within
-		// 15 s + 3 x 5 s, not after PodStall.
-		d := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
-			Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3,
-		}}
-		o.Dial = d.DialContext
+		o.Dial = link.Dialer().DialContext
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

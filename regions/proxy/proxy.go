@@ -14,6 +14,7 @@
 package proxy
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
@@ -22,27 +23,42 @@ import (
 	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/admit"
+	"github.com/rhumb-lb/rhumb/regions/proxy/client"
+	"github.com/rhumb-lb/rhumb/regions/proxy/link"
 )
 
 // The fields that Rhumb adds. RegionHeader names the region whose pod answered;
 // PodHeader that pod, where Options.ExposePod; SpilledHeader marks a request
-// that another region's gateway sent on: it is never sent on again.
+// that another region's gateway sent on: it is never sent on again. ReasonHeader says
+// in a word why the gateway itself answered, NotStartedHeader that nothing of the
+// request was begun, and the trailer ResumedHeader how often a stream went on at
+// another pod.
 const (
-	RegionHeader  = "Rhumb-Region"
-	PodHeader     = "Rhumb-Pod"
-	SpilledHeader = "Rhumb-Spilled-From"
+	RegionHeader     = "Rhumb-Region"
+	PodHeader        = "Rhumb-Pod"
+	SpilledHeader    = "Rhumb-Spilled-From"
+	ReasonHeader     = "Rhumb-Reason"
+	NotStartedHeader = "Rhumb-Not-Started"
+	ResumedHeader    = "Rhumb-Resumed"
+	// loadFormatHeader asks Triton for its load, which loadHeader brings.
+	loadFormatHeader = "Endpoint-Load-Metrics-Format"
+	loadHeader       = "Endpoint-Load-Metrics"
 )
 
 // Proxy forwards requests to the pods of one region. It is safe for concurrent
 // use.
 type Proxy struct {
-	opts    Options
-	limits  atomic.Pointer[Limits]
-	links   *links
-	buffers bufferPool
-	guests  tally // requests spilled in that hold a pod
-	log     *slog.Logger
-	metrics *metrics
+	opts      Options
+	limits    atomic.Pointer[Limits]
+	links     *link.Links
+	admission *admit.Admission
+	retries   retries
+	flights   flights
+	guests    guests // requests spilled in that hold a pod
+	buffers   bufferPool
+	log       *slog.Logger
+	metrics   *metrics
 }
 
 // New makes a proxy. It starts nothing; [Proxy.CloseIdle] is all the tidying
@@ -50,14 +66,21 @@ type Proxy struct {
 func New(o Options) *Proxy {
 	o = o.withDefaults()
 	p := &Proxy{
-		opts:    o,
-		links:   newLinks(o),
-		log:     o.Logger.With("component", "proxy"),
-		metrics: newMetrics(o.Registry),
+		opts:      o,
+		links:     link.New(link.Options{Dial: o.Dial, Timeout: o.Limits.Dial, TLS: o.SpillTLS, Now: o.Now}),
+		admission: admit.New(o.Admit),
+		log:       o.Logger.With("component", "proxy"),
+		metrics:   newMetrics(o.Registry),
 	}
 	p.SetLimits(o.Limits)
 	return p
 }
+
+// Free says that a pod for a model may have become free: somebody may wait for it.
+func (p *Proxy) Free(m regions.ModelName) { p.admission.Free(m) }
+
+// Waiting is how many requests of each model wait for a place.
+func (p *Proxy) Waiting() map[regions.ModelName]int { return p.admission.Waiting() }
 
 // SetLimits changes over to other limits for the requests from now on; connections
 // that are kept are kept. Dial alone stays as it was.
@@ -66,7 +89,7 @@ func (p *Proxy) SetLimits(l Limits) { p.limits.Store(&l) }
 // CloseIdle closes the connections to pods that no request uses. A pod that
 // shuts down waits for its idle connections, so call it when one drains, and at
 // the end.
-func (p *Proxy) CloseIdle() { p.links.closeIdle() }
+func (p *Proxy) CloseIdle() { p.links.CloseIdle() }
 
 // Forward sends the request to a pod that serves req.Model and streams the
 // answer to w; the request's path, query and method go out as they are in r,
@@ -80,26 +103,30 @@ func (p *Proxy) CloseIdle() { p.links.closeIdle() }
 // clean end; handlers around it may look at the panic, but must let it pass.
 func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, req regions.Request) {
 	limits := *p.limits.Load()
-	cw := &clientWriter{ResponseWriter: w, ctl: http.NewResponseController(w), stall: limits.ClientStall}
+	cw := client.NewWriter(w, limits.ClientStall)
 	// The caller's deadlines are for short answers of its own.
-	cw.lift()
-	_ = cw.ctl.SetReadDeadline(time.Time{})
-	from := r.Header.Get(SpilledHeader)
-	x := &exchange{proxy: p, limits: limits, in: r, w: cw, req: req, spilledIn: from != ""}
-	x.guest = x.spilledIn && p.opts.Spill != nil && p.opts.Spill.HasPeer(regions.ID(from))
+	cw.Lift()
+	_ = cw.Control().SetReadDeadline(time.Time{})
+	x := &exchange{proxy: p, limits: limits, in: r, ctx: r.Context(), w: cw, req: req, route: p.route(req.Model), begun: p.opts.Now()}
 	defer x.finish()
 	if err := checkFields(r.Header); err != nil {
 		x.fail(cw, r, err)
 		return
 	}
+	if limits.Total > 0 {
+		ctx, cancel := context.WithTimeoutCause(r.Context(), limits.Total, errTotal)
+		defer cancel()
+		x.ctx = ctx
+	}
 	var err error
-	if x.body, err = readPayload(r, cw.ctl, limits); err != nil {
+	if x.body, err = x.readBody(); err != nil {
 		x.fail(cw, r, err)
 		return
 	}
 	x.begun = p.opts.Now()
-	out := r.WithContext(r.Context())
-	out.Body, out.ContentLength = x.body.peek(), x.body.length
+	p.opts.Pool.Arrive(req.Model)
+	out := r.WithContext(x.ctx)
+	out.Body, out.ContentLength = x.body.Peek(), x.body.Length()
 	if _, ok := r.Header["Upgrade"]; ok {
 		// No upgrade is passed on: Triton knows none, and h2c would open a tunnel
 		// around everything that is checked here. It goes before the library
@@ -119,6 +146,27 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, req regions.Requ
 		// frame off from trailers over HTTP/2.
 	}
 	rp.ServeHTTP(cw, out)
+}
+
+// readBody reads the client's body, or of one half of a conversation nothing yet.
+func (x *exchange) readBody() (*client.Body, error) {
+	if x.req.Streams && x.req.Frontend == regions.GRPC {
+		return client.Stream(x.in, x.w.Control()), nil
+	}
+	l := x.limits
+	body, err := client.Read(x.in, x.w.Control(), client.Limits{Size: l.Body, Buffer: l.Buffer, Stall: l.BodyStall})
+	if err == nil && body.Whole() {
+		x.prompt = len(body.Bytes())
+	}
+	return body, err
+}
+
+// route is how a model's requests are treated.
+func (p *Proxy) route(m regions.ModelName) Route {
+	if r, ok := p.opts.Routes[m]; ok {
+		return r
+	}
+	return DefaultRoute()
 }
 
 // silent takes what the library would log: the exchange reports the same, with

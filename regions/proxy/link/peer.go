@@ -1,4 +1,4 @@
-package proxy
+package link
 
 import (
 	"context"
@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// errNotHTTP2 is the error for connecting to who does not answer HTTP/2's
+// ErrNotHTTP2 is the error for connecting to who does not answer HTTP/2's
 // preface. Nothing else was sent by then.
-var errNotHTTP2 = errors.New("the peer does not speak HTTP/2 over plain TCP")
+var ErrNotHTTP2 = errors.New("the peer does not speak HTTP/2 over plain TCP")
 
 // oldFor is how long who did not speak HTTP/2 is spoken to by HTTP/1.1 before it is
 // tried again: a connection a minute is nothing, and a gateway that took a load
@@ -49,7 +49,7 @@ func (p *peers) note(host string) {
 }
 
 // dial wraps a dialler so that it succeeds only with who speaks HTTP/2.
-func (p *peers) dial(dial dialFunc) dialFunc {
+func (p *peers) dial(dial DialFunc) DialFunc {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		c, err := dial(ctx, network, addr)
 		if err != nil {
@@ -59,10 +59,10 @@ func (p *peers) dial(dial dialFunc) dialFunc {
 		switch {
 		case err == nil:
 			return greeted, nil
-		case timedOut(err): // silence says nothing of protocols: it hangs
+		case TimedOut(err): // silence says nothing of protocols: it hangs
 		default:
 			p.note(addr)
-			err = fmt.Errorf("%w: %w", errNotHTTP2, err)
+			err = fmt.Errorf("%w: %w", ErrNotHTTP2, err)
 		}
 		_ = c.Close()
 		return nil, err

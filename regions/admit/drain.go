@@ -1,0 +1,57 @@
+package admit
+
+import "time"
+
+const (
+	// slice and memory are the drain rate's memory: the last ten seconds in which
+	// anybody waited. That holds some ends of generations, which take 1 to 60 s each
+	// and run by the dozen, and follows a pool that lost a pod within seconds.
+	slice  = time.Second
+	memory = 10
+)
+
+// drain measures how fast a line moves: how many were served per time in which
+// anybody waited. Time in which nobody did tells nothing of it.
+type drain struct {
+	at     time.Time // up to when time was counted
+	served [memory]int
+	busy   [memory]time.Duration
+	now    int // the slice that fills
+}
+
+// step counts the time since the last step, in which somebody waited or not.
+func (d *drain) step(now time.Time, waited bool) {
+	passed := now.Sub(d.at)
+	d.at = now
+	if !waited || passed <= 0 {
+		return
+	}
+	// A wait of longer than the memory is all of it.
+	for passed = min(passed, memory*slice); passed > 0; {
+		room := slice - d.busy[d.now]
+		if room <= 0 {
+			d.now = (d.now + 1) % memory
+			d.served[d.now], d.busy[d.now] = 0, 0
+			continue
+		}
+		part := min(room, passed)
+		d.busy[d.now] += part
+		passed -= part
+	}
+}
+
+// serve counts one that waited and was served.
+func (d *drain) serve() { d.served[d.now]++ }
+
+// time is how long n will take to be served, zero while that is not known.
+func (d *drain) time(n int) time.Duration {
+	served, busy := 0, time.Duration(0)
+	for i := range memory {
+		served += d.served[i]
+		busy += d.busy[i]
+	}
+	if served == 0 {
+		return 0
+	}
+	return busy / time.Duration(served) * time.Duration(n)
+}

@@ -1,0 +1,117 @@
+package proxy
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/proxy/budget"
+)
+
+// retries reports that a request is to be tried elsewhere after an attempt that ended
+// so before its answer began.
+//
+// What provably has not begun to run goes on anywhere, as long as its body is there.
+// What may have run goes on only if running it twice is harmless, once, and never
+// after a timeout: the pod may still be at it.
+func (x *exchange) retries(a *attempt, end regions.End, err error) bool {
+	now := x.proxy.opts.Now()
+	switch {
+	case errors.Is(err, errNoRoom):
+		return x.body.Intact()
+	case errors.Is(err, errBusy):
+		return x.miss() && x.proxy.retries.error(x.req.Model, now) && x.count()
+	case end != regions.EndPodLost:
+		return false
+	case a.nothingWritten():
+		return x.body.Intact() && x.miss() &&
+			(!errors.Is(err, errNoConnection) || x.proxy.retries.error(x.req.Model, now)) && x.count()
+	case !a.repeatable || x.shown(a):
+		return false
+	}
+	x.replays++
+	return (a.paid.Load() || x.proxy.retries.death(x.req.Model, now)) && x.count()
+}
+
+// shown reports that the client may have got something of an attempt's answer.
+func (x *exchange) shown(a *attempt) bool {
+	if a.events.Load() {
+		return x.stream.begun.Load()
+	}
+	return a.first.Load() != 0
+}
+
+// miss counts an attempt for which nobody worked, and reports that another is allowed.
+func (x *exchange) miss() bool {
+	x.misses++
+	return x.misses <= x.limits.Misses
+}
+
+func (x *exchange) count() bool {
+	x.proxy.metrics.replays.WithLabelValues(string(x.req.Model)).Inc()
+	return true
+}
+
+// movable reports that a request whose pod is out and silent can go on elsewhere. It
+// is called from the vigil, beside the exchange.
+func (x *exchange) movable(a *attempt) bool {
+	if x.shown(a) {
+		return a.events.Load() && x.stream.resumable.Load()
+	}
+	if !a.repeatable {
+		return false
+	}
+	if !a.paid.Load() {
+		a.paid.Store(x.proxy.retries.death(x.req.Model, x.proxy.opts.Now()))
+	}
+	return a.paid.Load()
+}
+
+// retries are the budgets of each model that somebody knows.
+type retries struct {
+	mu     sync.Mutex
+	models map[regions.ModelName]*repeats
+}
+
+// repeats is one model's budget and how many of its requests are under way.
+type repeats struct {
+	budget  budget.Budget
+	running int
+}
+
+func (r *retries) begin(m regions.ModelName, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.models == nil {
+		r.models = map[regions.ModelName]*repeats{}
+	}
+	if r.models[m] == nil {
+		r.models[m] = &repeats{}
+	}
+	r.models[m].running++
+	r.models[m].budget.Request(now)
+}
+
+// end counts a request out that was counted in.
+func (r *retries) end(x *exchange) {
+	if !x.known {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.models[x.req.Model].running--
+}
+
+func (r *retries) death(m regions.ModelName, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	of := r.models[m]
+	return of.budget.Death(now, of.running)
+}
+
+func (r *retries) error(m regions.ModelName, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.models[m].budget.Error(now)
+}

@@ -1,0 +1,298 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+
+	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/proxy/resume"
+	"github.com/rhumb-lb/rhumb/regions/proxy/sse"
+)
+
+// maxEvent bounds one event of a stream in bytes. An event has a token's text and some
+// counters, or with log probabilities tens of kilobytes; what is longer passes as it
+// comes, and is not resumed.
+const maxEvent = 1 << 20
+
+// stream is an answer in events, which the client gets whole, over one pod or, where
+// pods are lost, several. It is the body of the answer.
+type stream struct {
+	x       *exchange
+	session *resume.Session
+	body    []byte // for the present pod
+	whole   bool   // the client's body is in memory
+
+	from  io.ReadCloser // the present pod's answer
+	split *sse.Splitter
+	buf   []byte
+	out   []byte // for the client, not yet read
+	own   []byte // the pod's own words on why it ends, for the client if nobody else goes on
+	cut   error  // why the present pod's answer ended before its time; to be seen to
+	end   error
+	// trailer is the answer's, nil if it has none.
+	trailer http.Header
+	// What the vigil asks: whether anything was given to the client, and whether the
+	// stream could go on elsewhere.
+	begun, resumable atomic.Bool
+}
+
+// newStream opens the request as a stream, if it is one.
+func (x *exchange) newStream() *stream {
+	if !x.req.Streams || x.req.Frontend == regions.GRPC {
+		return nil
+	}
+	s := &stream{x: x, whole: x.body.Whole()}
+	profile := resume.Profile{}
+	if s.whole {
+		profile = x.route.Profile
+	}
+	s.session = resume.Open(profile, resume.DefaultLimits(), x.body.Bytes())
+	if s.whole {
+		s.body = s.session.Body()
+	}
+	return s
+}
+
+// Open is the body for one attempt; it implements payload.
+func (s *stream) Open(moved func()) io.ReadCloser {
+	if !s.whole {
+		return s.x.body.Open(moved)
+	}
+	return io.NopCloser(bytes.NewReader(s.body))
+}
+
+// Length implements payload.
+func (s *stream) Length() int64 {
+	if !s.whole {
+		return s.x.body.Length()
+	}
+	return int64(len(s.body))
+}
+
+// Whole implements payload.
+func (s *stream) Whole() bool { return s.whole }
+
+// isEvents reports that an answer is a stream of events.
+func isEvents(res *http.Response) bool {
+	kind, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	return res.StatusCode == http.StatusOK && kind == "text/event-stream"
+}
+
+// open takes a pod's answer over, waits for its first event and gives the answer for
+// the client. It is an error if the pod's answer ends before.
+func (s *stream) open(res *http.Response) (*http.Response, error) {
+	a := s.x.current
+	a.events.Store(true)
+	s.from, s.split, s.cut, s.own = res.Body, sse.NewSplitter(maxEvent), nil, nil
+	if s.buf == nil {
+		s.buf = make([]byte, 4<<10) // a burst of events; they come one by one
+	}
+	for len(s.out) == 0 && s.end == nil && s.cut == nil {
+		s.step()
+	}
+	if len(s.out) == 0 && s.cut != nil {
+		return nil, s.cut
+	}
+	s.resumable.Store(s.x.route.Resume && s.session.Refusal() == "" && a.place.print != (regions.Fingerprint{}))
+	s.begun.Store(true)
+	// A copy, lest the transport put the pod's trailers over ours.
+	own := *res
+	own.Body = s
+	if s.trailer == nil && s.session.Refusal() == "" {
+		s.trailer = http.Header{ResumedHeader: nil}
+	}
+	own.Trailer = s.trailer
+	return &own, nil
+}
+
+// Read gives what comes next for the client.
+func (s *stream) Read(p []byte) (int, error) {
+	for len(s.out) == 0 {
+		switch {
+		case s.cut != nil:
+			s.goOn()
+		case s.end != nil:
+			return 0, s.end
+		default:
+			s.step()
+		}
+	}
+	n := copy(p, s.out)
+	s.out = s.out[n:]
+	return n, nil
+}
+
+// Close stops the present pod's answer.
+func (s *stream) Close() error { return s.from.Close() }
+
+// step reads once from the present pod.
+func (s *stream) step() {
+	s.out = nil
+	n, err := s.from.Read(s.buf)
+	s.split.Feed(s.buf[:n])
+	for s.cut == nil {
+		event, tooLong := s.split.Next()
+		if tooLong != nil {
+			s.pass()
+			return
+		}
+		if event == nil {
+			break
+		}
+		if s.take(event); s.end != nil {
+			return
+		}
+	}
+	switch {
+	case s.cut != nil || err == nil:
+	case errors.Is(err, io.EOF):
+		s.finish()
+	default:
+		s.cut = err
+	}
+}
+
+// take takes one event.
+func (s *stream) take(event []byte) {
+	out, err := s.session.Event(event)
+	var told *resume.PodError
+	if errors.As(err, &told) && told.Retryable && s.x.route.Resume {
+		s.cut, s.own = err, out
+		return
+	}
+	s.out = append(s.out, out...)
+	if s.session.Complete() {
+		s.x.current.bodyErr = io.EOF
+		s.finish()
+	}
+}
+
+// pass ends the taking apart of a stream with an event that is too long: what is left
+// goes to the client as it comes.
+func (s *stream) pass() {
+	s.out = append(s.out, s.split.Rest()...)
+	s.split = sse.NewSplitter(maxEvent)
+	s.session = resume.Open(resume.Profile{}, resume.DefaultLimits(), nil)
+	s.resumable.Store(false)
+}
+
+// finish ends a stream that is complete, or that its pod ended cleanly.
+func (s *stream) finish() {
+	last, err := s.session.Finish()
+	if err != nil {
+		s.cut = err
+		return
+	}
+	s.out = append(append(s.out, s.split.Rest()...), last...)
+	s.end = io.EOF
+}
+
+// goOn sees to a stream whose pod is lost: another pod goes on, or the client is told
+// that there is none.
+func (s *stream) goOn() {
+	x, cut := s.x, s.cut
+	s.cut, s.out = nil, nil
+	if x.w.Err != nil || errors.Is(x.cause(), errClientGone) {
+		s.end = cut // nobody is there any more
+		return
+	}
+	for {
+		a := x.current
+		if !a.settled {
+			a.bodyErr = cut
+			_ = s.from.Close()
+			a.settle(a.ended())
+		}
+		body, err := s.rest(a)
+		if errors.Is(err, resume.ErrComplete) {
+			x.end = regions.EndServed
+			s.out, _ = s.session.Finish() // nothing is missing, so that it does not fail
+			s.end = io.EOF
+			return
+		}
+		if err != nil {
+			x.proxy.metrics.resumed(x.req.Model, err)
+			s.tell(cut)
+			return
+		}
+		if cut = s.carryOn(a, body); cut == nil {
+			return
+		}
+		if x.current == a { // no place was to be had
+			s.tell(cut)
+			return
+		}
+	}
+}
+
+var (
+	errNoResume      = errors.New("not resumed: it is off, or the pod was not lost")
+	errNoFingerprint = errors.New("not resumed: the model's fingerprint is not known")
+)
+
+// rest is the body for the next pod after an attempt that was lost.
+func (s *stream) rest(lost *attempt) ([]byte, error) {
+	switch end := s.x.end; {
+	case !s.x.route.Resume, end != regions.EndPodLost && end != regions.EndPodError:
+		return nil, errNoResume
+	case lost.place.print == (regions.Fingerprint{}) && s.x.req.Same == (regions.Fingerprint{}):
+		return nil, errNoFingerprint
+	default:
+		return s.session.Continue(s.x.proxy.opts.Now())
+	}
+}
+
+// carryOn asks another pod for the rest.
+func (s *stream) carryOn(lost *attempt, body []byte) error {
+	x := s.x
+	s.body = body
+	if x.req.Same == (regions.Fingerprint{}) {
+		x.req.Same = lost.place.print
+	}
+	x.avoid(lost)
+	x.resumed++
+	res, err := x.launch(s)
+	if err != nil {
+		return err
+	}
+	if now := x.current; !now.events.Load() {
+		_ = res.Body.Close()
+		end := regions.EndServed
+		if now.podError() {
+			end = regions.EndPodError
+		}
+		now.settle(end)
+		return fmt.Errorf("%s: status %d where the rest of a stream was asked for", now.place.name(), res.StatusCode)
+	}
+	x.proxy.metrics.resumed(x.req.Model, nil)
+	x.proxy.log.Info("stream resumed", "model", x.req.Model, "from", lost.place.name(), "at", x.current.place.name(), "resumes", x.resumed)
+	s.trailer.Set(ResumedHeader, strconv.Itoa(x.resumed))
+	return nil
+}
+
+// tell ends a stream that can't go on with an event that says so.
+func (s *stream) tell(cut error) {
+	if s.out = s.own; len(s.out) == 0 {
+		s.out = s.session.Terminal(cutText(cut))
+	}
+	s.cut, s.end = nil, io.EOF
+	s.x.proxy.log.Warn("stream ended before its time", "model", s.x.req.Model, "at", s.x.current.place.name(), "err", cut)
+}
+
+// cutText is what the client is told of a stream that ends before its time.
+func cutText(cut error) string {
+	switch {
+	case errors.Is(cut, errStalled):
+		return "no token from the pod for too long"
+	case errors.Is(cut, errTotal):
+		return "the request took too long"
+	default:
+		return "the pod was lost in the middle of its answer"
+	}
+}
