@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -14,6 +15,7 @@ import (
 	"github.com/rhumb-lb/rhumb/gossip/wire"
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/admin"
+	"github.com/rhumb-lb/rhumb/regions/balance"
 	"github.com/rhumb-lb/rhumb/regions/discovery"
 	"github.com/rhumb-lb/rhumb/regions/gateway"
 	"github.com/rhumb-lb/rhumb/regions/livetls"
@@ -83,9 +85,13 @@ func (a *Agent) assemble() error {
 	o := &a.opts
 	parts := o.Logger.With("region", o.Region) // for those that say what component they are
 	pools := pool.DefaultOptions()
-	pools.Registry = o.Registry
-	if o.Selector != nil {
-		pools.Selector = o.Selector
+	pools.Registry, pools.Seed = o.Registry, rand.Uint64()
+	pools.Selector = func(model regions.ModelName) balance.Selector {
+		chosen, err := balance.ByName(o.balance(model), rand.New(rand.NewPCG(rand.Uint64(), 0)))
+		if err != nil { // not after Options.complete
+			return balance.LeastConnections{}
+		}
+		return chosen
 	}
 	for _, m := range o.Models {
 		pools.Models = append(pools.Models, m.Name)
@@ -201,7 +207,7 @@ func (a *Agent) ready() bool {
 	if a.drains() {
 		return false
 	}
-	for _, m := range a.pool.Models(a.opts.Now()) {
+	for _, m := range a.pool.Models(a.opts.Now(), nil) {
 		if m.Pods.Taking() > 0 {
 			return true
 		}
@@ -211,7 +217,7 @@ func (a *Agent) ready() bool {
 
 func (a *Agent) models() []regions.ModelName {
 	var out []regions.ModelName
-	for _, m := range a.pool.Models(a.opts.Now()) {
+	for _, m := range a.pool.Models(a.opts.Now(), nil) {
 		out = append(out, m.Name)
 	}
 	return out

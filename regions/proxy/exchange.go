@@ -62,8 +62,8 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 
 // avoid takes the attempt's pod out of the next choice.
 func (x *exchange) avoid(a *attempt) {
-	// A region is noted by an empty name: the pool counts a request that tried
-	// nothing as one more arrival.
+	// A region is noted by an empty name, so that the request has tried something
+	// and does not arrive once more.
 	x.req.Tried = append(slices.Clip(x.req.Tried), a.place.pod)
 	if a.reused {
 		x.again = a.place.pod
@@ -73,6 +73,9 @@ func (x *exchange) avoid(a *attempt) {
 // choose claims a pod, or failing that a place in another region.
 func (x *exchange) choose() (place, error) {
 	now := x.proxy.opts.Now()
+	if len(x.req.Tried) == 0 && !x.req.Aside {
+		x.proxy.opts.Pool.Arrive(x.req.Model)
+	}
 	lease, refusal := x.proxy.opts.Pool.Claim(now, x.req)
 	if refusal == pool.AllTried && x.again != "" {
 		// No other pod, and this one was lost on a connection that it may have

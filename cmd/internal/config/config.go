@@ -163,7 +163,7 @@ type Agent struct {
 	Listen    []string    `mapstructure:"listen"` // the gateway
 	TLS       TLS         `mapstructure:"tls" reload:"live"`
 	// Balance is how a pod is chosen among those of a model: least-connections,
-	// round-robin, weighted, ip-hash or uri-hash.
+	// round-robin, weighted, ip-hash, uri-hash, hash, peak-ewma or lanes.
 	Balance string `mapstructure:"balance" default:"least-connections"`
 	// Linger is how long a stopping agent still takes new requests: until clients
 	// have heard that they go elsewhere.
@@ -192,6 +192,11 @@ type Model struct {
 	Host string `mapstructure:"host"`
 	// Slots is how many sequences a pod runs at once; 0 asks the pod.
 	Slots int `mapstructure:"slots"`
+	// Balance is how a pod is chosen for this model; empty is the agent's.
+	Balance string `mapstructure:"balance"`
+	// Affinity is what requests have in common that balance hash keeps on one pod:
+	// header:NAME, cookie:NAME, key, uri, client or prompt.
+	Affinity string `mapstructure:"affinity"`
 }
 
 // Discovery is one source of pods. Type "static" lists them in Pods. Type "dns"
