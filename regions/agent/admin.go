@@ -41,7 +41,7 @@ func (a *Agent) adminMux() *admin.Mux {
 	})
 	m.Handle("GET /api/v1/models", func(*http.Request) (any, error) {
 		out := []adminModel{}
-		for _, s := range a.pool.Models(a.opts.Now()) {
+		for _, s := range a.pool.Models(a.opts.Now(), nil) {
 			out = append(out, adminModel{string(s.Name), s.Pods.Taking(), int64(s.Slots), s.InFlight, s.Queued,
 				float64(s.Wait) / 1000, float64(s.TTFT) / 1000})
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -14,6 +15,7 @@ import (
 	"github.com/rhumb-lb/rhumb/gossip/wire"
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/admin"
+	"github.com/rhumb-lb/rhumb/regions/balance"
 	"github.com/rhumb-lb/rhumb/regions/discovery"
 	"github.com/rhumb-lb/rhumb/regions/gateway"
 	"github.com/rhumb-lb/rhumb/regions/livetls"
@@ -77,15 +79,38 @@ func New(o Options) (*Agent, error) {
 	return a, nil
 }
 
-// assemble makes the parts in the order of the data: probes, pool, status,
+// assemble makes the parts in the order of the data: pool and probes, status and
 // gossip, and for requests proxy and gateway.
 func (a *Agent) assemble() error {
 	o := &a.opts
 	parts := o.Logger.With("region", o.Region) // for those that say what component they are
+	a.assemblePods(parts)
+	g := o.Gossip
+	g.OnRecord, g.Logger, g.Registry, g.Now = a.heard, o.Logger, o.Registry, o.Now
+	node, err := gossip.New(g)
+	if err != nil {
+		return err
+	}
+	a.gossip = node
+	a.assembleDoor(parts)
+	o.Registry.MustRegister(&demand{facts: a.facts.Load, now: o.Now})
+	a.admin = a.adminMux()
+	a.admin.Set(o.Admin)
+	return nil
+}
+
+// assemblePods makes what finds, probes and keeps the pods.
+func (a *Agent) assemblePods(parts *slog.Logger) {
+	o := &a.opts
 	pools := pool.DefaultOptions()
-	pools.Registry = o.Registry
-	if o.Selector != nil {
-		pools.Selector = o.Selector
+	pools.Registry, pools.Seed = o.Registry, rand.Uint64()
+	pools.OnFree = func(m regions.ModelName) { a.proxy.Free(m) }
+	pools.Selector = func(model regions.ModelName) balance.Selector {
+		chosen, err := balance.ByName(o.balance(model), rand.New(rand.NewPCG(rand.Uint64(), 0)))
+		if err != nil { // not after Options.complete
+			return balance.LeastConnections{}
+		}
+		return chosen
 	}
 	for _, m := range o.Models {
 		pools.Models = append(pools.Models, m.Name)
@@ -97,7 +122,6 @@ func (a *Agent) assemble() error {
 			r.Report(parts, found)
 		}
 	}
-
 	client := triton.DefaultOptions()
 	client.Dial = o.Dial
 	probes := probe.DefaultOptions()
@@ -106,20 +130,17 @@ func (a *Agent) assemble() error {
 	pods := triton.New(client)
 	a.runner = probe.NewRunner(probes, prober{pods})
 	a.scraper = newScraper(pods, o.Now, a.log, o.Registry)
+}
 
-	g := o.Gossip
-	g.OnRecord, g.Logger, g.Registry, g.Now = a.heard, o.Logger, o.Registry, o.Now
-	node, err := gossip.New(g)
-	if err != nil {
-		return err
-	}
-	a.gossip = node
-	a.spill = newSpiller(o.Region, node.Snapshot)
-
-	a.proxy = proxy.New(proxy.Options{
-		Region: o.Region, Pool: a.pool, Spill: a.spill, Observe: a.runner.Observe, Now: o.Now,
-		Dial: o.Dial, SpillTLS: o.SpillTLS, Limits: o.Limits, Logger: parts, Registry: o.Registry,
-	})
+// assembleDoor makes what takes and forwards requests.
+func (a *Agent) assembleDoor(parts *slog.Logger) {
+	o := &a.opts
+	a.spill = newSpiller(o.Region, a.gossip.Snapshot)
+	to := proxy.DefaultOptions(o.Region, a.pool)
+	to.Spill, to.SpillTLS, to.Observe = a.spill, o.SpillTLS, a.runner.Observe
+	to.Dial, to.Limits, to.Now = o.Dial, o.Limits, o.Now
+	to.Logger, to.Registry = parts, o.Registry
+	a.proxy = proxy.New(to)
 	door := gateway.DefaultOptions(a.proxy)
 	door.Ready, door.Models = a.ready, a.models
 	door.Policy, door.Version, door.Now = o.policy(), o.Version, o.Now
@@ -128,10 +149,6 @@ func (a *Agent) assemble() error {
 	a.server = gateway.NewServer(a.gateway, o.Head, a.log)
 	a.tls = livetls.New(o.TLS)
 	a.server.TLSConfig = a.tls.Server("h2", "http/1.1")
-	o.Registry.MustRegister(&demand{facts: a.facts.Load, now: o.Now})
-	a.admin = a.adminMux()
-	a.admin.Set(o.Admin)
-	return nil
 }
 
 func (a *Agent) bind() error {
@@ -190,6 +207,7 @@ func (a *Agent) Kill() {
 // connections too, so those are closed.
 func (a *Agent) podChanged(pod regions.PodID, model regions.ModelName, _, to regions.PodState, _ string) {
 	a.pool.SetState(a.opts.Now(), pod, model, to)
+	a.proxy.PodOut(pod, model, to == regions.PodGone)
 	if to == regions.PodDraining {
 		a.proxy.CloseIdle()
 	}
@@ -201,7 +219,7 @@ func (a *Agent) ready() bool {
 	if a.drains() {
 		return false
 	}
-	for _, m := range a.pool.Models(a.opts.Now()) {
+	for _, m := range a.pool.Models(a.opts.Now(), nil) {
 		if m.Pods.Taking() > 0 {
 			return true
 		}
@@ -211,7 +229,7 @@ func (a *Agent) ready() bool {
 
 func (a *Agent) models() []regions.ModelName {
 	var out []regions.ModelName
-	for _, m := range a.pool.Models(a.opts.Now()) {
+	for _, m := range a.pool.Models(a.opts.Now(), nil) {
 		out = append(out, m.Name)
 	}
 	return out

@@ -159,7 +159,7 @@ func TestAdminShows(t *testing.T) {
 	if _, _, err := s.do(http.MethodPost, s.url("/v2/models/llama/generate"), question("one", 2)); err != nil {
 		t.Fatal(err)
 	}
-	regionstest.Eventually(t, patience, func() bool { return s.pool.Models(time.Now())[0].Completions == 1 }, "the request is counted")
+	regionstest.Eventually(t, patience, func() bool { return s.pool.Models(time.Now(), nil)[0].Completions == 1 }, "the request is counted")
 	var pods []adminPod
 	_, text := s.get(s.adminURL("/api/v1/pods"))
 	if err := json.Unmarshal([]byte(text), &pods); err != nil {

@@ -123,7 +123,7 @@ func TestCrashUnderLoad(t *testing.T) {
 		t.Errorf("%d requests failed and %d were answered, of %d", len(f.failed), len(f.whole), 2*each)
 	}
 	regionstest.Eventually(t, patience, func() bool {
-		model := s.pool.Models(time.Now())[0]
+		model := s.pool.Models(time.Now(), nil)[0]
 		return model.InFlight == 0 && model.Queued == 0 && model.Completions == uint64(len(f.whole)) && model.Arrivals == 2*each
 	}, "every claim was released, and all that was answered is counted")
 }

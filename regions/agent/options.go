@@ -19,10 +19,10 @@ import (
 	"github.com/rhumb-lb/rhumb/gossip"
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/admin"
+	"github.com/rhumb-lb/rhumb/regions/balance"
 	"github.com/rhumb-lb/rhumb/regions/discovery"
 	"github.com/rhumb-lb/rhumb/regions/gateway"
 	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
-	"github.com/rhumb-lb/rhumb/regions/pool"
 	"github.com/rhumb-lb/rhumb/regions/proxy"
 )
 
@@ -52,8 +52,9 @@ type Options struct {
 	TLS *tls.Config
 	// Keys are who may use the gateway; nil lets everybody in.
 	Keys *keyring.Ring
-	// Selector chooses among the pods of a pool; nil is least connections.
-	Selector pool.Selector
+	// Balance is how a pod is chosen among those of a model, one of [balance.Names],
+	// unless the model has its own.
+	Balance string
 	// Gossip connects the agent to the fleet. Its Name is the agent's.
 	Gossip gossip.Options
 	// Linger is how long a stopping agent goes on taking new requests after it
@@ -81,6 +82,11 @@ type Options struct {
 type Model struct {
 	Name regions.ModelName
 	Host string // its DNS label; empty to make it from the name
+	// Balance is how a pod is chosen for it; empty as for all models.
+	Balance string
+	// Affinity is what requests have in common that meet on one pod, if Balance is
+	// hash.
+	Affinity regions.Affinity
 }
 
 // DefaultOptions are the defaults of all that has one. Linger is the default TTL
@@ -88,12 +94,32 @@ type Model struct {
 // region stops taking requests. Grace lets streams of ten minutes end.
 func DefaultOptions() Options {
 	return Options{
-		Limits: proxy.DefaultLimits(),
-		Head:   gateway.DefaultHeadLimits(),
-		Gossip: gossip.DefaultOptions(),
-		Linger: 25 * time.Second,
-		Grace:  10 * time.Minute,
+		Limits:  proxy.DefaultLimits(),
+		Head:    gateway.DefaultHeadLimits(),
+		Gossip:  gossip.DefaultOptions(),
+		Balance: "least-connections",
+		Linger:  25 * time.Second,
+		Grace:   10 * time.Minute,
 	}
+}
+
+// balance is how a pod is chosen for a model.
+func (o *Options) balance(name regions.ModelName) string {
+	for _, m := range o.Models {
+		if m.Name == name && m.Balance != "" {
+			return m.Balance
+		}
+	}
+	return o.Balance
+}
+
+// balances are all that are configured.
+func (o *Options) balances() []string {
+	out := []string{o.Balance}
+	for _, m := range o.Models {
+		out = append(out, o.balance(m.Name))
+	}
+	return out
 }
 
 func (o *Options) complete() error {
@@ -116,6 +142,11 @@ func (o *Options) complete() error {
 		errs = append(errs, errors.New("no source of pods"))
 	}
 	errs = append(errs, o.Admin.Check())
+	for _, name := range o.balances() {
+		if _, err := balance.ByName(name, nil); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	if o.ListenStream == nil {
 		o.ListenStream = new(net.ListenConfig).Listen
 	}

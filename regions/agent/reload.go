@@ -25,7 +25,7 @@ func (o *Options) policy() gateway.Policy {
 // them is wrong, or other data differs, nothing changes and the error says what.
 //
 // What is code or keeps state is not compared, and stays as it was: Sources,
-// Selector, SpillTLS, ListenStream, Dial, Now, Logger, Registry, Version, and what
+// SpillTLS, ListenStream, Dial, Now, Logger, Registry, Version, and what
 // [gossip.Options.Fixed] leaves out. Reload is not to be called twice at the same
 // time.
 func (a *Agent) Reload(o Options) error {
@@ -49,6 +49,7 @@ func (a *Agent) fixed(o *Options) error {
 		"gateway listeners":         !slices.Equal(o.Listen, a.opts.Listen),
 		"the admin listener":        o.Admin.Listen != a.opts.Admin.Listen,
 		"models":                    !slices.Equal(o.Models, a.opts.Models),
+		"how pods are chosen":       o.Balance != a.opts.Balance,
 		"limits of requests' heads": o.Head != a.opts.Head,
 		"the time to connect":       o.Limits.Dial != a.opts.Limits.Dial,
 	} {

@@ -194,6 +194,8 @@ func TestReloadChangesNothing(t *testing.T) {
 		"can change endpoints, the region":   func(o *Options) { o.Endpoints, o.Region = append(o.Endpoints[:1:1], endpointOf("us-east")), "us-east" },
 		"can change gateway listeners":       func(o *Options) { o.Listen = []string{"127.0.0.1:1"} },
 		"can change models":                  func(o *Options) { o.Models = []Model{{Name: "llama", Host: "chat"}} },
+		"can change how pods are chosen":     func(o *Options) { o.Balance = "round-robin" },
+		"no way \"random\" to choose":        func(o *Options) { o.Models = []Model{{Name: "llama", Balance: "random"}} },
 		"can change limits of requests":      func(o *Options) { o.Head.Size++ },
 		"can change the time to connect":     func(o *Options) { o.Limits.Dial++ },
 		"can change its name in the fleet":   func(o *Options) { o.Gossip.Name = "eu-west/agent-2" },
@@ -226,7 +228,7 @@ func TestReloadKnowsEveryOption(t *testing.T) {
 	known := map[string]bool{}
 	for _, name := range strings.Fields(`TrustedProxies Keys Limits TLS Admin Linger Grace
 		Region Location Endpoints Listen Models Head Gossip
-		Sources Selector SpillTLS ListenStream Dial Now Logger Registry Version`) {
+		Balance Sources SpillTLS ListenStream Dial Now Logger Registry Version`) {
 		known[name] = true
 	}
 	for _, o := range []any{Options{}} {

@@ -194,7 +194,7 @@ func (m *members) start(o Options, pods []*tritontest.Pod) *site {
 		}
 	})
 	regionstest.Eventually(m.t, patience, func() bool {
-		for _, model := range a.pool.Models(time.Now()) {
+		for _, model := range a.pool.Models(time.Now(), nil) {
 			if int(model.Pods.Ready) != len(pods) {
 				return false
 			}

@@ -86,7 +86,7 @@ func TestDemandOfARegion(t *testing.T) {
 	eu.wants(4)
 	// They are on the pods of eu-west all the same.
 	var busy uint32
-	for _, model := range eu.pool.Models(time.Now()) {
+	for _, model := range eu.pool.Models(time.Now(), nil) {
 		busy += model.InFlight + model.Queued
 	}
 	if busy != 9 {

@@ -26,6 +26,7 @@ type spiller struct {
 	rows     map[regions.ModelName]heardRow
 	own      map[regions.ModelName]regions.SpillRow // of the agent's own plan
 	failed   map[regions.ID]time.Time               // when a connection was lost
+	full     map[spillKey]time.Time                 // when there was no room
 	inFlight map[spillKey]regions.MilliSlots
 }
 
@@ -42,7 +43,7 @@ type spillKey struct {
 func newSpiller(region regions.ID, snapshot func() regions.Snapshot) *spiller {
 	return &spiller{
 		region: region, snapshot: snapshot,
-		rows: map[regions.ModelName]heardRow{}, failed: map[regions.ID]time.Time{}, inFlight: map[spillKey]regions.MilliSlots{},
+		rows: map[regions.ModelName]heardRow{}, failed: map[regions.ID]time.Time{}, full: map[spillKey]time.Time{}, inFlight: map[spillKey]regions.MilliSlots{},
 	}
 }
 
@@ -58,10 +59,10 @@ func (s *spiller) heard(row regions.SpillRow, now time.Time) {
 }
 
 // Spill implements proxy.Spiller: the first region of the row whose budget has
-// room for one more sequence. A request that was refused here has nowhere else
-// to go, so that when all budgets are spent it goes where least is over, in
-// proportion to the budget: a queue there is better than an error here.
-func (s *spiller) Spill(now time.Time, req regions.Request) (proxy.SpillLease, bool) {
+// room for one more sequence. A request that must leave has nowhere else to go, so
+// that when all budgets are spent it goes where least is over, in proportion to the
+// budget: a region that has no room says so before it begins.
+func (s *spiller) Spill(now time.Time, req regions.Request, must bool) (proxy.SpillLease, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	row := s.rowLocked(req.Model, now)
@@ -69,7 +70,7 @@ func (s *spiller) Spill(now time.Time, req regions.Request) (proxy.SpillLease, b
 	var over regions.MilliSlots // of least: what it would have in flight per thousand of budget
 	for i := range row.Targets {
 		t := &row.Targets[i]
-		if s.failedLocked(t.Region, now) {
+		if s.failedLocked(t.Region, now) || s.fullLocked(spillKey{t.Region, req.Model}, now) {
 			continue
 		}
 		would := s.inFlight[spillKey{t.Region, req.Model}] + regions.Slots(1)
@@ -80,7 +81,7 @@ func (s *spiller) Spill(now time.Time, req regions.Request) (proxy.SpillLease, b
 			least, over = t, share
 		}
 	}
-	if least == nil {
+	if least == nil || !must {
 		return nil, false
 	}
 	return s.claimLocked(least, req.Model), true
@@ -191,14 +192,27 @@ func (s *spiller) done(region regions.ID, m regions.ModelName, now time.Time, ou
 	if s.inFlight[key] -= regions.Slots(1); s.inFlight[key] <= 0 {
 		delete(s.inFlight, key)
 	}
-	if out.End == regions.EndPodLost {
+	switch out.End {
+	case regions.EndPodLost:
 		s.failed[region] = now
+	case regions.EndNotStarted:
+		s.full[key] = now
+	default:
 	}
 }
 
 // spillPause is how long a region is passed over after a connection to it was
 // lost: the time in which the directors notice too and send rows without it.
 const spillPause = 3 * time.Second
+
+// fullPause is how long a region that had no room for a model is passed over: about
+// as long as a pod of a busy pool takes to end one of its sequences.
+const fullPause = 250 * time.Millisecond
+
+func (s *spiller) fullLocked(k spillKey, now time.Time) bool {
+	at, ok := s.full[k]
+	return ok && now.Sub(at) < fullPause
+}
 
 func (s *spiller) failedLocked(region regions.ID, now time.Time) bool {
 	at, ok := s.failed[region]

@@ -159,7 +159,7 @@ func TestSpillOverTime(t *testing.T) {
 						m = "llama"
 					}
 					s.replan(now)
-					lease, ok := s.Spill(now, regions.Request{Model: m})
+					lease, ok := s.Spill(now, regions.Request{Model: m}, true)
 					got := regions.ID("none")
 					if ok {
 						got = lease.Region()
@@ -197,7 +197,7 @@ func TestOwnPlanIsRenewed(t *testing.T) {
 		return known(places)()
 	})
 	spill := func(ms int) regions.ID {
-		lease, ok := s.Spill(at(ms), regions.Request{Model: "llama"})
+		lease, ok := s.Spill(at(ms), regions.Request{Model: "llama"}, true)
 		if !ok {
 			return "none"
 		}
@@ -268,7 +268,7 @@ func TestSpillKeepsToBudgets(t *testing.T) {
 					want, least = id, over
 				}
 			}
-			lease, ok := s.Spill(epoch, regions.Request{Model: "llama"})
+			lease, ok := s.Spill(epoch, regions.Request{Model: "llama"}, true)
 			if !ok || lease.Region() != want {
 				t.Fatalf("got %v, want %s of %v with %v used", lease, want, budget, used)
 			}
@@ -295,7 +295,7 @@ func TestSpillByMany(t *testing.T) {
 				if i == 0 && k%10 == 0 {
 					s.heard(rowFrom("us", "llama", room("ap", 1), room("eu", 1)), now)
 				}
-				if lease, ok := s.Spill(now, regions.Request{Model: "llama"}); ok {
+				if lease, ok := s.Spill(now, regions.Request{Model: "llama"}, true); ok {
 					end := regions.EndServed
 					if k%50 == i {
 						end = regions.EndPodLost

@@ -172,7 +172,7 @@ func TestSpillOverWithoutDirectors(t *testing.T) {
 	}
 	// Until the crashes are noticed a request may try three dead pods and give up.
 	regionstest.Eventually(t, patience, func() bool { return from() == "eu-west" }, "without pods of its own it sends requests on")
-	if eu.pool.Models(time.Now())[0].Arrivals == 0 {
+	if eu.pool.Models(time.Now(), nil)[0].Arrivals == 0 {
 		t.Error("eu-west had no arrivals")
 	}
 }

@@ -10,7 +10,7 @@ import (
 // status is what the agent says of its region now. Agent, epoch and version are
 // gossip's to add.
 func (a *Agent) status(now time.Time) regions.Status {
-	models := a.pool.Models(now)
+	models := a.pool.Models(now, a.proxy.Waiting())
 	for i := range models {
 		m := &models[i]
 		if j := slices.IndexFunc(a.opts.Models, func(c Model) bool { return c.Name == m.Name }); j >= 0 {

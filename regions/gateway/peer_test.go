@@ -22,7 +22,7 @@ type away struct{ ends chan regions.End }
 
 func (a away) Knows(regions.ModelName) bool { return true }
 func (a away) HasPeer(regions.ID) bool      { return true }
-func (a away) Spill(time.Time, regions.Request) (proxy.SpillLease, bool) {
+func (a away) Spill(time.Time, regions.Request, bool) (proxy.SpillLease, bool) {
 	return a, true
 }
 func (a away) Region() regions.ID { return "there" }

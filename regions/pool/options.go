@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/balance"
 )
 
 // Options configure a [Pool].
@@ -13,6 +14,9 @@ type Options struct {
 	// Models are known from the start, so that a request for one of them is
 	// refused for want of a pod, not as unknown, before the first pod is found.
 	Models []regions.ModelName
+	// DefaultSlots is how many sequences a pod is taken to run at a time where
+	// neither it nor discovery says, and nothing was learnt yet.
+	DefaultSlots int
 	// SlowStart is how long a warming pod takes to count in full.
 	SlowStart time.Duration
 	// FirstShare is the part of a warming pod's slots that counts at the
@@ -21,21 +25,43 @@ type Options struct {
 	// HalfLife is the time in which a finished request's weight in the pool's
 	// mean residence and TTFT halves.
 	HalfLife time.Duration
-	// Selector chooses among the pods that may serve a request.
-	Selector Selector
+	// Selector makes the selector of a model, once; nil is [balance.LeastConnections]
+	// for each.
+	Selector func(regions.ModelName) balance.Selector
+	// Seed is what each agent of a region draws for itself: which of two equal pods
+	// is first.
+	Seed uint64
+	// OnFree is called, without the pool's lock, after there may be room for more
+	// requests of a model than before. It must be quick; it may be called for
+	// nothing.
+	OnFree func(regions.ModelName)
+	// OnDone is called, without the pool's lock, with how each request ended that
+	// took a slot.
+	OnDone func(now time.Time, r Result)
 	// Registry gets the metrics. Nil keeps them to the Pool.
 	Registry *prometheus.Registry
 }
 
-// DefaultOptions gives a slow start of 10 s from a tenth of a pod's slots: next
-// to full neighbours, a pod of 8 slots is given its first request after 0.2 s,
-// its second after 1.4 s and its eighth after 9 s. Ten seconds of half-life hold enough generations (1 to 60 s
-// each) to average over their lengths, and forget a slow minute in a minute.
+// Result is how one request on a pod went, for whoever learns of the pod by it.
+type Result struct {
+	Pod   regions.PodID
+	Model regions.ModelName
+	// InFlight is the model's requests that were on the pod when this one was
+	// claimed, of all agents as far as known, and Ahead how many the pod said wait
+	// inside of it.
+	InFlight, Ahead int
+	Outcome         regions.Outcome
+}
+
+// DefaultOptions gives a slow start of 10 s from a tenth of a pod's slots. Ten
+// seconds of half-life hold enough generations (1 to 60 s each) to average over
+// their lengths, and forget a slow minute in a minute. Eight sequences are what an
+// inference server batches with its defaults on one GPU.
 func DefaultOptions() Options {
 	return Options{
-		SlowStart:  10 * time.Second,
-		FirstShare: 100,
-		HalfLife:   10 * time.Second,
-		Selector:   LeastConnections{},
+		DefaultSlots: 8,
+		SlowStart:    10 * time.Second,
+		FirstShare:   100,
+		HalfLife:     10 * time.Second,
 	}
 }

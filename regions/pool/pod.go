@@ -6,40 +6,54 @@ import (
 	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/balance"
 )
 
 // pod is one server, of the current set or with requests left from an earlier
 // one.
 type pod struct {
-	spec      regions.Pod
+	spec      *regions.Pod // replaced, never changed
 	seats     []*seat
-	inFlight  int // sum of the seats'
 	lastClaim uint64
+	lastAside uint64
+	draw      uint32
 }
 
 // seat is one pod's part in one model's pool.
 type seat struct {
 	pod   *pod
 	model *model
-	slots int
 	// listed is whether the current set has this model on this pod. A seat that
 	// is not listed is kept only until its last request ends.
-	listed   bool
-	told     regions.PodState // by SetState
-	since    time.Time        // when told was entered
+	listed bool
+	told   regions.PodState // by SetState
+	since  time.Time        // when told was entered
+
+	configured int // slots by discovery's word; 0 if it does not say
+	slots      int // that are believed
+	source     regions.SlotsSource
+	facts      regions.Facts
+	said       report
+	foreign    []foreign
+
 	inFlight int
+	aside    int // requests that take no slot
+	claimed  uint64
+	ended    uint64
 	served   uint64
 	failed   uint64
+	record   balance.Record
 }
 
 // model is one model's pool.
 type model struct {
 	name        regions.ModelName
+	selector    balance.Selector
 	seats       []*seat // by pod ID
 	arrivals    uint64
 	completions uint64
-	residence   mean
-	ttft        mean
+	residence   balance.Mean
+	ttft        balance.Mean
 }
 
 // state is what the seat is by all that is known: its probes' finding, unless
@@ -55,14 +69,14 @@ func (s *seat) state() regions.PodState {
 	}
 }
 
-// capacity is the seat's slots that count for new requests, zero if it takes
+// open is how many of the seat's slots new requests may take, zero if it takes
 // none and positive if it does.
-func (s *seat) capacity(now time.Time, o *Options) regions.MilliSlots {
+func (s *seat) open(now time.Time, o *Options) int {
 	switch s.state() {
 	case regions.PodReady:
-		return regions.Slots(s.slots)
+		return s.slots
 	case regions.PodWarming:
-		return regions.MilliSlots(s.slots) * regions.MilliSlots(warmShare(now.Sub(s.since), o))
+		return max(1, s.slots*int(warmShare(now.Sub(s.since), o))/int(regions.Whole))
 	default:
 		return 0
 	}
@@ -78,34 +92,54 @@ func warmShare(warm time.Duration, o *Options) regions.Permille {
 	return regions.Permille(max(1, min(share, int64(regions.Whole))))
 }
 
-// queued is the seat's requests beyond its slots, which wait inside the pod.
-func (s *seat) queued() int { return max(0, s.inFlight-s.slots) }
-
-// candidate describes the seat to a selector.
-func (s *seat) candidate(now time.Time, o *Options, own regions.MilliSlots) Candidate {
-	c := Candidate{
-		Pod: s.pod.spec.ID, InFlight: s.pod.inFlight, LastClaim: s.pod.lastClaim,
-		ModelInFlight: s.inFlight, ModelSlots: own,
+// candidate describes the seat to a selector, and says whether it has a free
+// slot of the open ones.
+func (s *seat) candidate(now time.Time, o *Options, open int) (c balance.Candidate, room bool) {
+	c = balance.Candidate{
+		Pod: s.pod.spec.ID, LastClaim: s.pod.lastClaim, Draw: s.pod.draw,
+		ModelInFlight: s.load(now), ModelSlots: regions.Slots(open), Record: &s.record,
 	}
+	all := open
+	c.InFlight = c.ModelInFlight
 	for _, other := range s.pod.seats {
-		c.Slots += other.capacity(now, o)
+		if other != s {
+			all += other.open(now, o)
+			c.InFlight += other.load(now)
+		}
 	}
-	return c
+	c.Slots = regions.Slots(all)
+	return c, c.ModelInFlight < open && c.InFlight < all
 }
+
+// claim counts a request that takes a slot.
+func (s *seat) claim(time.Time) {
+	s.inFlight++
+	s.claimed++
+	s.record.Claimed()
+}
+
+// release counts that it ended.
+func (s *seat) release() {
+	s.inFlight--
+	s.ended++
+}
+
+// idle reports whether nothing is on the seat.
+func (s *seat) idle() bool { return s.inFlight == 0 && s.aside == 0 }
 
 // list makes the pod's seats those of spec and reports whether anything
 // changed. Seats that are left out wait for their requests to end.
-func (p *pod) list(now time.Time, spec regions.Pod, find func(regions.ModelName) *model) bool {
-	changed := p.spec.Terminating != spec.Terminating
-	p.spec = spec
-	p.spec.Models = slices.Clone(spec.Models)
+func (p *pod) list(now time.Time, spec regions.Pod, o *Options, find func(regions.ModelName) *model) bool {
+	changed := p.spec != nil && p.spec.Terminating != spec.Terminating
+	spec.Models = slices.Clone(spec.Models)
+	p.spec = &spec
 	for _, s := range p.seats {
 		kept := slices.ContainsFunc(spec.Models, func(m regions.PodModel) bool { return m.Name == s.model.name })
 		if s.listed && !kept {
 			s.listed, changed = false, true
 		}
 	}
-	for _, m := range p.spec.Models {
+	for _, m := range spec.Models {
 		s := p.seat(m.Name)
 		if s == nil {
 			s = &seat{pod: p, model: find(m.Name)}
@@ -115,10 +149,10 @@ func (p *pod) list(now time.Time, spec regions.Pod, find func(regions.ModelName)
 		if !s.listed {
 			// What was known of it ended when it left the set.
 			s.listed, s.told, s.since, changed = true, regions.PodGone, now, true
+			s.facts, s.said, s.foreign, s.record = regions.Facts{}, report{}, nil, balance.Record{}
 		}
-		if slots := max(1, m.Slots); s.slots != slots {
-			s.slots, changed = slots, true
-		}
+		s.configured = m.Slots
+		changed = s.count(o) || changed
 	}
 	return changed
 }
@@ -144,7 +178,7 @@ func (p *pod) seat(name regions.ModelName) *seat {
 // whether any is left.
 func (p *pod) sweep() bool {
 	p.seats = slices.DeleteFunc(p.seats, func(s *seat) bool {
-		ended := !s.listed && s.inFlight == 0
+		ended := !s.listed && s.idle()
 		if ended {
 			s.model.rise(s)
 		}

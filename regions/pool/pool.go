@@ -9,10 +9,14 @@
 package pool
 
 import (
+	"maps"
+	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/balance"
 )
 
 // Pool is the pods of one region, as one agent uses them. It is safe for
@@ -26,15 +30,17 @@ type Pool struct {
 	pods    map[regions.PodID]*pod
 	leaving []*pod // not in the set any more, with requests that have not ended
 	models  map[regions.ModelName]*model
+	peers   []*peer
 	claims  uint64
-	found   []Candidate // scratch of Claim
-	seats   []*seat     // scratch of Claim, beside found
+	rng     *rand.Rand
+	found   []balance.Candidate // scratch of Claim
+	seats   []*seat             // scratch of Claim, beside found
 }
 
-// New makes a pool without pods. A zero Selector is [LeastConnections].
+// New makes a pool without pods.
 func New(o Options) *Pool {
 	if o.Selector == nil {
-		o.Selector = LeastConnections{}
+		o.Selector = func(regions.ModelName) balance.Selector { return balance.LeastConnections{} }
 	}
 	p := &Pool{
 		options: o,
@@ -42,6 +48,7 @@ func New(o Options) *Pool {
 		changed: make(chan struct{}, 1),
 		pods:    map[regions.PodID]*pod{},
 		models:  map[regions.ModelName]*model{},
+		rng:     rand.New(rand.NewPCG(o.Seed, 0)),
 	}
 	for _, name := range o.Models {
 		p.modelLocked(name)
@@ -61,6 +68,11 @@ func (p *Pool) Changed() <-chan struct{} { return p.changed }
 // end. A model that was ever in a set stays known, without pods if need be: its
 // requests are for another region, not for nobody.
 func (p *Pool) SetPods(now time.Time, pods []regions.Pod) {
+	p.setPods(now, pods)
+	p.freedAll()
+}
+
+func (p *Pool) setPods(now time.Time, pods []regions.Pod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	changed := false
@@ -77,7 +89,7 @@ func (p *Pool) SetPods(now time.Time, pods []regions.Pod) {
 			known = p.returnLocked(spec)
 		}
 		p.pods[spec.ID] = known
-		changed = known.list(now, spec, p.modelLocked) || changed
+		changed = known.list(now, spec, &p.options, p.modelLocked) || changed
 	}
 	for _, gone := range old {
 		gone.unlist()
@@ -102,7 +114,7 @@ func (p *Pool) returnLocked(spec regions.Pod) *pod {
 			return left
 		}
 	}
-	return &pod{}
+	return &pod{draw: p.rng.Uint32()}
 }
 
 // sweepLocked forgets pods that have left.
@@ -121,7 +133,7 @@ func (p *Pool) sweepLocked() {
 func (p *Pool) modelLocked(name regions.ModelName) *model {
 	m := p.models[name]
 	if m == nil {
-		m = &model{name: name}
+		m = &model{name: name, selector: p.options.Selector(name)}
 		p.models[name] = m
 	}
 	return m
@@ -130,14 +142,16 @@ func (p *Pool) modelLocked(name regions.ModelName) *model {
 // SetState takes in what the probes find of a pod for a model, and returns what
 // it was until now. A pod or model that is not in the set is ignored and gone.
 func (p *Pool) SetState(now time.Time, id regions.PodID, name regions.ModelName, st regions.PodState) (old regions.PodState) {
+	old = p.setState(now, id, name, st)
+	p.freed(name)
+	return old
+}
+
+func (p *Pool) setState(now time.Time, id regions.PodID, name regions.ModelName, st regions.PodState) (old regions.PodState) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	current := p.pods[id]
-	if current == nil {
-		return regions.PodGone
-	}
-	s := current.seat(name)
-	if s == nil || !s.listed {
+	s := p.seatLocked(id, name)
+	if s == nil {
 		return regions.PodGone
 	}
 	old = s.state()
@@ -148,6 +162,37 @@ func (p *Pool) SetState(now time.Time, id regions.PodID, name regions.ModelName,
 		p.notify()
 	}
 	return old
+}
+
+// Tick does what time alone brings: warming pods open, silent agents are
+// forgotten. Call it about every 100 ms; who waits for a slot is woken by it.
+func (p *Pool) Tick(now time.Time) {
+	p.mu.Lock()
+	p.forgetPeersLocked(now)
+	p.mu.Unlock()
+	p.freedAll()
+}
+
+// freed tells that there may be room for a model. It must not be called under
+// the lock.
+func (p *Pool) freed(name regions.ModelName) {
+	if p.options.OnFree != nil {
+		p.options.OnFree(name)
+	}
+}
+
+// freedAll tells that there may be room for any model.
+func (p *Pool) freedAll() {
+	if p.options.OnFree == nil {
+		return
+	}
+	p.mu.Lock()
+	names := slices.Collect(maps.Keys(p.models))
+	p.mu.Unlock()
+	slices.Sort(names) // so that a simulation is the same each time
+	for _, name := range names {
+		p.options.OnFree(name)
+	}
 }
 
 // notify leaves a token for the receiver of Changed.

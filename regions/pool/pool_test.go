@@ -273,7 +273,7 @@ func TestDoneOnce(t *testing.T) {
 		l.Done(epoch, regions.Outcome{End: regions.EndServed})
 	}
 	wantShow(t, p, "a/llama ready 1/8")
-	if got := p.Models(epoch)[0].Completions; got != 1 {
+	if got := p.Models(epoch, nil)[0].Completions; got != 1 {
 		t.Errorf("%d completions", got)
 	}
 	other.Done(epoch, regions.Outcome{End: regions.EndServed})

@@ -1,6 +1,7 @@
 package pool_test
 
 import (
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -22,7 +23,11 @@ func TestConcurrentClaims(t *testing.T) {
 		all.Go(func() {
 			model := []regions.ModelName{"llama", "mistral"}[g%2]
 			for i := range 500 {
+				p.Arrive(model)
 				l, refusal := p.Claim(epoch, regions.Request{Model: model})
+				for ; refusal == pool.Full; l, refusal = p.Claim(epoch, regions.Request{Model: model}) {
+					runtime.Gosched()
+				}
 				if g == 0 && i%50 == 0 {
 					p.SetPods(epoch, pods("a=llama:8,mistral:8 b=llama:8,mistral:8 d=llama:8"))
 					p.SetState(epoch, "d", "llama", regions.PodReady)
@@ -32,7 +37,7 @@ func TestConcurrentClaims(t *testing.T) {
 					return
 				}
 				if i%10 == 0 {
-					p.Models(epoch)
+					p.Models(epoch, nil)
 					p.Pods()
 				}
 				l.Done(epoch, regions.Outcome{End: regions.EndServed, Took: time.Second})
@@ -41,7 +46,7 @@ func TestConcurrentClaims(t *testing.T) {
 	}
 	all.Wait()
 	wantShow(t, p, "a/llama ready 0/8; a/mistral ready 0/8; b/llama ready 0/8; b/mistral ready 0/8; d/llama ready 0/8")
-	for _, m := range p.Models(epoch) {
+	for _, m := range p.Models(epoch, nil) {
 		if m.Arrivals != 32*500 || m.Completions != 32*500 || m.InFlight+m.Queued != 0 {
 			t.Errorf("%+v", m)
 		}
@@ -153,6 +158,7 @@ func (m *machine) claim(t *rapid.T, name regions.ModelName, tried []regions.PodI
 			}
 		}
 	}
+	on := map[regions.ModelName]int{}
 	switch refusal {
 	case pool.Claimed:
 		id := lease.Pod().ID
@@ -160,6 +166,20 @@ func (m *machine) claim(t *rapid.T, name regions.ModelName, tried []regions.PodI
 			t.Fatalf("claimed %s for %s, tried %v", id, name, tried)
 		}
 		m.leases = append(m.leases, held{lease, name})
+		for _, h := range m.leases {
+			if h.lease.Pod().ID == id && h.lease.Pod().HTTP == m.set[id].HTTP {
+				on[h.model]++
+			}
+		}
+		for _, pm := range m.set[id].Models {
+			if pm.Name == name && on[name] > pm.Slots {
+				t.Fatalf("%d of %s on %s of %d slots", on[name], name, id, pm.Slots)
+			}
+		}
+	case pool.Full:
+		if left == 0 {
+			t.Fatalf("full, and a slot that frees is of no help")
+		}
 	case pool.AllTried:
 		if able == 0 || left > 0 {
 			t.Fatalf("all tried, with %d able and %d left", able, left)
@@ -209,7 +229,7 @@ func (m *machine) check(t *rapid.T) {
 		}
 	}
 	total, taking := uint32(0), 0
-	for _, s := range m.pool.Models(m.now) {
+	for _, s := range m.pool.Models(m.now, nil) {
 		total += s.InFlight + s.Queued
 		taking += s.Pods.Taking()
 		if (s.Slots > 0) != (s.Pods.Taking() > 0) || s.Wait < 0 {

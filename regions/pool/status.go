@@ -10,44 +10,59 @@ import (
 	"github.com/rhumb-lb/rhumb/regions"
 )
 
-// Models is the status of every known model, sorted by name: all of it but the
-// fingerprint, which the pool does not know.
+// Models is the status of every known model, sorted by name. How many requests
+// wait for a slot is the caller's to say, since they wait in front of the pool;
+// nil says that none do.
 //
-// Requests on a pod count as in flight up to its slots for the model and as
-// queued beyond: Triton takes them all and runs them as slots become free. Wait
-// is how long the queued of the pods that take requests need to get a slot;
-// zero if no pod takes any, which the slots say.
-func (p *Pool) Models(now time.Time) []regions.ModelStatus {
+// In-flight are the pool's own requests. Wait is how long those that wait need to
+// get a slot; zero if no pod takes any, which the slots say. The source of slots
+// is the least firm of any pod's, and the fingerprint is there if all pods that
+// take requests have the same.
+func (p *Pool) Models(now time.Time, queued map[regions.ModelName]int) []regions.ModelStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	out := make([]regions.ModelStatus, 0, len(p.models))
 	for _, m := range p.models {
-		out = append(out, m.status(now, &p.options))
+		out = append(out, m.status(now, &p.options, max(0, queued[m.name])))
 	}
 	slices.SortFunc(out, func(a, b regions.ModelStatus) int { return cmp.Compare(a.Name, b.Name) })
 	return out
 }
 
-func (m *model) status(now time.Time, o *Options) regions.ModelStatus {
+func (m *model) status(now time.Time, o *Options, queued int) regions.ModelStatus {
 	out := regions.ModelStatus{
-		Name: m.name, PoolID: m.id(), SlotsSource: regions.SlotsConfigured,
-		TTFT: m.ttft.value(), Arrivals: m.arrivals, Completions: m.completions,
+		Name: m.name, PoolID: m.id(), SlotsSource: regions.SlotsConfigured, Fingerprint: m.fingerprint(),
+		Queued: uint32(queued), TTFT: m.ttft.Value(), Arrivals: m.arrivals, Completions: m.completions,
 	}
-	ahead := 0 // queued on pods to which a new request may come
 	for _, s := range m.seats {
 		count(&out.Pods, s.state())
-		queued, capacity := s.queued(), s.capacity(now, o)
-		out.Slots += capacity
-		out.InFlight += uint32(s.inFlight - queued)
-		out.Queued += uint32(queued)
-		if capacity > 0 {
-			ahead += queued
+		out.Slots += regions.Slots(s.open(now, o))
+		out.InFlight += uint32(s.inFlight)
+		if s.listed {
+			out.SlotsSource = max(out.SlotsSource, s.source)
 		}
 	}
 	if out.Slots > 0 {
-		out.Wait = regions.Micros(ahead) * m.residence.value() * 1000 / regions.Micros(out.Slots)
+		out.Wait = regions.Micros(queued) * m.residence.Value() * 1000 / regions.Micros(out.Slots)
 	}
 	return out
+}
+
+// fingerprint is that of all pods that take requests, the zero value if they
+// differ or some is not known.
+func (m *model) fingerprint() regions.Fingerprint {
+	var all regions.Fingerprint
+	first := true
+	for _, s := range m.seats {
+		switch {
+		case !s.state().Takes():
+		case first:
+			all, first = s.facts.Fingerprint, false
+		case s.facts.Fingerprint != all:
+			return regions.Fingerprint{}
+		}
+	}
+	return all
 }
 
 func count(c *regions.PodCounts, st regions.PodState) {
@@ -85,8 +100,9 @@ type PodInfo struct {
 	ID       regions.PodID
 	Model    regions.ModelName
 	State    regions.PodState
-	InFlight int    // requests of this model on the pod
-	Slots    int    // for this model, in full even while it is warming
+	InFlight int // own requests of this model on the pod
+	Slots    int // for this model, in full even while it is warming
+	Source   regions.SlotsSource
 	Served   uint64 // requests answered in full
 	Failed   uint64 // requests that ended by the pod's doing
 }
@@ -101,12 +117,17 @@ func (p *Pool) Pods() []PodInfo {
 		for _, s := range m.seats {
 			out = append(out, PodInfo{
 				ID: s.pod.spec.ID, Model: m.name, State: s.state(),
-				InFlight: s.inFlight, Slots: s.slots, Served: s.served, Failed: s.failed,
+				InFlight: s.inFlight, Slots: s.slots, Source: s.source, Served: s.served, Failed: s.failed,
 			})
 		}
 	}
 	slices.SortStableFunc(out, func(a, b PodInfo) int {
-		return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Model, b.Model))
+		return compareSeats(a.ID, b.ID, a.Model, b.Model)
 	})
 	return out
+}
+
+// compareSeats orders by pod, then by model.
+func compareSeats(a, b regions.PodID, m, n regions.ModelName) int {
+	return cmp.Or(cmp.Compare(a, b), cmp.Compare(m, n))
 }

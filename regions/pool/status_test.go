@@ -13,7 +13,7 @@ func TestModels(t *testing.T) {
 	p.SetState(epoch, "c", "llama", regions.PodWarming)
 	p.SetState(epoch, "d", "llama", regions.PodEjected)
 	p.SetState(epoch, "e", "llama", regions.PodGone)
-	got := p.Models(at(5 * time.Second))
+	got := p.Models(at(5 * time.Second), nil)
 	if len(got) != 2 || got[0].Name != "llama" || got[1].Name != "mistral" {
 		t.Fatalf("%+v", got)
 	}
@@ -21,7 +21,7 @@ func TestModels(t *testing.T) {
 	if want := (regions.PodCounts{Ready: 2, Warming: 1, Ejected: 1, Gone: 1}); llama.Pods != want {
 		t.Errorf("pods %+v, want %+v", llama.Pods, want)
 	}
-	if want := regions.Slots(8) + 4*550; llama.Slots != want { // 10 % + half of 90 %
+	if want := regions.Slots(8 + 2); llama.Slots != want { // 10 % + half of 90 %, in whole slots
 		t.Errorf("slots %d, want %d", llama.Slots, want)
 	}
 	if mistral.Slots != regions.Slots(2) || mistral.SlotsSource != regions.SlotsConfigured || mistral.Pods.Ready != 1 {
@@ -29,34 +29,40 @@ func TestModels(t *testing.T) {
 	}
 }
 
-// TestLoad follows in-flight, queue, wait and TTFT of one pod of four slots.
+// TestLoad follows in-flight, wait and TTFT of one pod of four slots.
 func TestLoad(t *testing.T) {
 	p := ready("a=llama:4")
-	status := func() regions.ModelStatus { return p.Models(epoch)[0] }
+	queued := 0
+	status := func() regions.ModelStatus {
+		return p.Models(epoch, map[regions.ModelName]int{"llama": queued, "unheard of": 1})[0]
+	}
 	var leases []*pool.Lease
-	for range 6 {
+	for range 4 {
+		p.Arrive("llama")
 		leases = append(leases, claim(t, p, "llama"))
 	}
-	if s := status(); s.InFlight != 4 || s.Queued != 2 || s.Wait != 0 || s.Arrivals != 6 || s.Completions != 0 {
-		t.Errorf("six on four slots: %+v", s)
+	p.Arrive("llama")
+	p.Arrive("nobody has it")
+	if _, refusal := p.Claim(epoch, regions.Request{Model: "llama"}); refusal != pool.Full {
+		t.Fatalf("a fifth on four slots: %v", refusal)
 	}
-	// Each holds a slot for 2 s: the first four end after 2 s, the fifth, which
-	// waited half of that by the estimate, after 2.5 s.
-	for _, l := range leases[:4] {
+	queued = 1
+	if s := status(); s.InFlight != 4 || s.Queued != 1 || s.Wait != 0 || s.Arrivals != 5 || s.Completions != 0 {
+		t.Errorf("four on four slots, and one waits: %+v", s)
+	}
+	for _, l := range leases[:3] {
 		l.Done(at(2*time.Second), regions.Outcome{End: regions.EndServed, Took: 2 * time.Second, TTFT: 200 * time.Millisecond, SawBytes: true})
 	}
-	leases[4].Done(at(2500*time.Millisecond), regions.Outcome{End: regions.EndServed, Took: 2500 * time.Millisecond, TTFT: 700 * time.Millisecond, SawBytes: true})
-	if s := status(); s.TTFT != 200_000 || s.InFlight != 1 || s.Queued != 0 || s.Completions != 5 {
+	queued = 0
+	if s := status(); s.TTFT != 200_000 || s.InFlight != 1 || s.Queued != 0 || s.Wait != 0 || s.Completions != 3 {
 		t.Errorf("one left: %+v", s)
 	}
-	for range 7 {
-		claim(t, p, "llama")
-	}
-	if s := status(); s.InFlight != 4 || s.Queued != 4 || s.Wait != 2_000_000 {
-		t.Errorf("four queued on four slots that are each held for 2 s: %+v", s)
+	queued = 6
+	if s := status(); s.Queued != 6 || s.Wait != 3_000_000 {
+		t.Errorf("six wait for four slots that are each held for 2 s: %+v", s)
 	}
 	p.SetState(epoch, "a", "llama", regions.PodDraining)
-	if s := status(); s.InFlight != 4 || s.Queued != 4 || s.Wait != 0 || s.Slots != 0 {
+	if s := status(); s.InFlight != 1 || s.Queued != 6 || s.Wait != 0 || s.Slots != 0 {
 		t.Errorf("nobody takes requests: %+v", s)
 	}
 }
@@ -68,9 +74,7 @@ func TestFailuresDoNotLookFast(t *testing.T) {
 	for _, end := range []regions.End{regions.EndPodError, regions.EndPodLost, regions.EndClientGone, regions.EndTimeout, regions.EndNotStarted} {
 		claim(t, p, "llama").Done(epoch, regions.Outcome{End: end, Took: time.Millisecond, TTFT: time.Millisecond, SawBytes: true})
 	}
-	claim(t, p, "llama")
-	claim(t, p, "llama")
-	if s := p.Models(epoch)[0]; s.TTFT != 1_000_000 || s.Wait != 4_000_000 || s.Completions != 1 || s.Arrivals != 8 {
+	if s := p.Models(epoch, map[regions.ModelName]int{"llama": 1})[0]; s.TTFT != 1_000_000 || s.Wait != 4_000_000 || s.Completions != 1 {
 		t.Errorf("%+v", s)
 	}
 }
@@ -84,7 +88,7 @@ func TestMeansForget(t *testing.T) {
 			claim(t, p, "llama").Done(now, regions.Outcome{End: regions.EndServed, TTFT: ttft, Took: ttft})
 		}
 	}
-	ttft := func() regions.Micros { return p.Models(epoch)[0].TTFT }
+	ttft := func() regions.Micros { return p.Models(epoch, nil)[0].TTFT }
 	serve(epoch, 100*time.Millisecond, 8)
 	serve(at(10*time.Second), 200*time.Millisecond, 4) // the eight weigh as four
 	if got := ttft(); got != 150_000 {
@@ -100,30 +104,8 @@ func TestMeansForget(t *testing.T) {
 	}
 }
 
-// TestRetriesAreNoArrivals: a request counts once, however many pods it tries.
-func TestRetriesAreNoArrivals(t *testing.T) {
-	p := ready("a=llama:8 b=llama:8")
-	req := regions.Request{Model: "llama"}
-	for range 3 {
-		l, refusal := p.Claim(epoch, req)
-		if refusal != pool.Claimed {
-			break
-		}
-		req.Tried = append(req.Tried, l.Pod().ID)
-		l.Done(epoch, regions.Outcome{End: regions.EndPodLost})
-	}
-	p.SetState(epoch, "a", "llama", regions.PodGone)
-	p.SetState(epoch, "b", "llama", regions.PodGone)
-	if _, refusal := p.Claim(epoch, regions.Request{Model: "llama"}); refusal != pool.NoPod {
-		t.Fatal(refusal)
-	}
-	if s := p.Models(epoch)[0]; s.Arrivals != 2 || len(req.Tried) != 2 {
-		t.Errorf("%d arrivals, want the retried one and the refused one; tried %v", s.Arrivals, req.Tried)
-	}
-}
-
 func TestPoolID(t *testing.T) {
-	id := func(text string) uint64 { return ready(text).Models(epoch)[0].PoolID }
+	id := func(text string) uint64 { return ready(text).Models(epoch, nil)[0].PoolID }
 	if id("a=llama:8 b=llama:8") != id("b=llama:4 a=llama:8") {
 		t.Error("order and slots are no part of the ID")
 	}
@@ -133,14 +115,14 @@ func TestPoolID(t *testing.T) {
 		}
 	}
 	p := ready("a=llama:8 b=llama:8")
-	before := p.Models(epoch)[0].PoolID
+	before := p.Models(epoch, nil)[0].PoolID
 	p.SetState(epoch, "a", "llama", regions.PodEjected)
-	if p.Models(epoch)[0].PoolID != before {
+	if p.Models(epoch, nil)[0].PoolID != before {
 		t.Error("states are no part of the ID")
 	}
 	l := claim(t, p, "llama") // on b, which then leaves
 	p.SetPods(epoch, pods("a=llama:8"))
-	if p.Models(epoch)[0].PoolID != id("a=llama:8") {
+	if p.Models(epoch, nil)[0].PoolID != id("a=llama:8") {
 		t.Error("a pod that left the set is no part of the ID, whatever it still has to finish")
 	}
 	l.Done(epoch, regions.Outcome{End: regions.EndServed})

@@ -21,7 +21,7 @@ func limits(change func(*proxy.Limits)) func(*proxy.Options) {
 
 func TestPodThatStallsBeforeItsAnswer(t *testing.T) {
 	gone := make(chan struct{})
-	g := newRig(t, limits(func(l *proxy.Limits) { l.PodStall = 30 * time.Millisecond }),
+	g := newRig(t, limits(func(l *proxy.Limits) { l.FirstByte = 30 * time.Millisecond }),
 		startPod(t, stepPod(nil, gone)), startPod(t, echo("b")))
 	res, text, err := g.post("/v2/models/llama/generate_stream", "{}")
 	if err != nil {
@@ -42,7 +42,7 @@ func TestPodThatStallsInItsAnswer(t *testing.T) {
 	t.Parallel()
 	words, gone := make(chan string, 1), make(chan struct{})
 	words <- "one"
-	g := newRig(t, limits(func(l *proxy.Limits) { l.PodStall = time.Second }), startPod(t, stepPod(words, gone)))
+	g := newRig(t, limits(func(l *proxy.Limits) { l.Token = time.Second }), startPod(t, stepPod(words, gone)))
 	_, text, err := g.post("/v2/models/llama/generate_stream", "{}")
 	if !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("the client got %q and %v, want an unexpected end", text, err)
@@ -54,7 +54,7 @@ func TestPodThatStallsInItsAnswer(t *testing.T) {
 func TestStreamMayTakeLongerThanAnyOneWait(t *testing.T) {
 	t.Parallel()
 	const events, limit = 30, 1500 * time.Millisecond
-	g := newRig(t, limits(func(l *proxy.Limits) { l.PodStall, l.ClientStall, l.BodyStall = limit, limit, limit }),
+	g := newRig(t, limits(func(l *proxy.Limits) { l.FirstByte, l.Token, l.ClientStall, l.BodyStall = limit, limit, limit, limit }),
 		startPod(t, func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body)
 			w.Header().Set("Content-Type", "text/event-stream")

@@ -124,7 +124,9 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, req regions.Requ
 		return
 	}
 	x.begun = p.opts.Now()
-	p.opts.Pool.Arrive(req.Model)
+	if !req.Aside {
+		p.opts.Pool.Arrive(req.Model)
+	}
 	out := r.WithContext(x.ctx)
 	out.Body, out.ContentLength = x.body.Peek(), x.body.Length()
 	if _, ok := r.Header["Upgrade"]; ok {

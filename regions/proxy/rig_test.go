@@ -50,7 +50,14 @@ type rig struct {
 // a, b, c … in that order.
 func newRig(tb testing.TB, tune func(*proxy.Options), pods ...string) *rig {
 	tb.Helper()
-	g := &rig{tb: tb, pool: pool.New(pool.DefaultOptions()), reg: prometheus.NewRegistry()}
+	g := &rig{tb: tb, reg: prometheus.NewRegistry()}
+	pools := pool.DefaultOptions()
+	pools.OnFree = func(m regions.ModelName) {
+		if g.proxy != nil { // while it is made
+			g.proxy.Free(m)
+		}
+	}
+	g.pool = pool.New(pools)
 	var set []regions.Pod
 	for i, addr := range pods {
 		set = append(set, regions.Pod{
@@ -65,6 +72,7 @@ func newRig(tb testing.TB, tune func(*proxy.Options), pods ...string) *rig {
 	}
 	o := proxy.DefaultOptions("here", g.pool)
 	o.Registry = g.reg
+	o.Admit.MaxWait = 100 * time.Millisecond // what is not there at once does not come
 	o.Observe = func(seen regions.Observation) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
@@ -82,6 +90,8 @@ func newRig(tb testing.TB, tune func(*proxy.Options), pods ...string) *rig {
 		g.proxy.Forward(w, r, regions.Request{
 			Model: model, Client: netip.MustParseAddr("198.51.100.7"),
 			Replayable: strings.Contains(r.URL.Path, "/generate"),
+			Streams:    strings.HasSuffix(r.URL.Path, "/generate_stream"),
+			From:       regions.ID(r.Header.Get(proxy.SpilledHeader)),
 		})
 	}))
 	server.Config.Protocols = new(http.Protocols) // those of the gateway's server

@@ -30,7 +30,7 @@ type elsewhere struct {
 func (e *elsewhere) Knows(regions.ModelName) bool   { return e.knows }
 func (e *elsewhere) HasPeer(region regions.ID) bool { return region == "there" }
 
-func (e *elsewhere) Spill(_ time.Time, _ regions.Request) (proxy.SpillLease, bool) {
+func (e *elsewhere) Spill(_ time.Time, _ regions.Request, _ bool) (proxy.SpillLease, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.urls) == 0 {

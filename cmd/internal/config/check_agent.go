@@ -8,7 +8,7 @@ import (
 
 	"github.com/rhumb-lb/rhumb/cmd/internal/config/strict"
 	"github.com/rhumb-lb/rhumb/regions"
-	"github.com/rhumb-lb/rhumb/regions/pool"
+	"github.com/rhumb-lb/rhumb/regions/balance"
 )
 
 func (c *checker) agent(a *Agent) {
@@ -24,14 +24,12 @@ func (c *checker) agent(a *Agent) {
 		c.location("agent.location", a.Location.Lat, a.Location.Lon)
 	}
 	c.endpoints(a.Endpoints)
-	c.models(a.Models)
+	c.models(a)
 	c.discovery(a)
 	c.some("agent.listen", len(a.Listen), "list the gateway's addresses, like :8080")
 	c.serveAll("agent.listen", a.Listen)
 	c.tls("agent.tls", &a.TLS)
-	if _, err := pool.ByName(a.Balance); err != nil {
-		c.fail("agent.balance", err.Error(), "write one of them")
-	}
+	c.oneOf("agent.balance", a.Balance, balance.Names()...)
 	between(c, "agent.linger", a.Linger, 0, time.Hour)
 	c.limits(a.Limits)
 	c.auth(&a.Auth)
@@ -80,12 +78,14 @@ func (c *checker) modelName(path, name string) bool {
 // maxSlots is far above what any server batches; more is a slip of the finger.
 const maxSlots = 65536
 
-func (c *checker) models(list []Model) {
+func (c *checker) models(a *Agent) {
+	list := a.Models
 	c.some("agent.models", len(list), "list what the region serves: - {name: llama}")
 	names, labels := map[string]int{}, map[string]int{}
 	for i, m := range list {
 		at := index("agent.models", i)
 		between(c, at+".slots", m.Slots, 0, maxSlots)
+		c.balance(at, &m, a.Balance)
 		if !c.modelName(at+".name", m.Name) {
 			continue
 		}
@@ -106,6 +106,25 @@ func (c *checker) models(list []Model) {
 			continue
 		}
 		labels[label] = i
+	}
+}
+
+// balance checks how pods are chosen for a model of its own. An affinity that
+// nothing hashes would look as if it kept sessions together.
+func (c *checker) balance(at string, m *Model, all string) {
+	name := all
+	if m.Balance != "" {
+		c.oneOf(at+".balance", m.Balance, balance.Names()...)
+		name = m.Balance
+	}
+	_, err := regions.ParseAffinity(m.Affinity)
+	switch {
+	case err != nil:
+		c.fail(at+".affinity", err.Error(), "write one of them, like header:X-Session")
+	case m.Affinity != "" && name != "hash":
+		c.fail(at+".affinity", "has no effect without balance: hash", "write balance: hash beside it, or remove it")
+	case m.Affinity == "" && name == "hash":
+		c.fail(at+".affinity", "is missing, and balance is hash", "write what to hash: header:X-Session, cookie:NAME, key, uri, client or prompt")
 	}
 }
 
@@ -250,6 +269,9 @@ func (c *checker) limits(l Limits) {
 	between(c, "agent.limits.body", l.Body, kib, 16*gib)
 	between(c, "agent.limits.header", l.Header, 8*kib, mib)
 	between(c, "agent.limits.header_timeout", l.HeaderTimeout, time.Second, time.Minute)
+	between(c, "agent.limits.connect_timeout", l.ConnectTimeout, 10*time.Millisecond, time.Minute)
+	between(c, "agent.limits.first_byte_timeout", l.FirstByteTimeout, time.Second, 24*time.Hour)
+	between(c, "agent.limits.total_timeout", l.TotalTimeout, 0, 24*time.Hour)
 	between(c, "agent.limits.read_timeout", l.ReadTimeout, time.Second, 24*time.Hour)
 	between(c, "agent.limits.write_timeout", l.WriteTimeout, time.Second, 24*time.Hour)
 	between(c, "agent.limits.idle_timeout", l.IdleTimeout, time.Second, time.Hour)

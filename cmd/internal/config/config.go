@@ -163,7 +163,7 @@ type Agent struct {
 	Listen    []string    `mapstructure:"listen"` // the gateway
 	TLS       TLS         `mapstructure:"tls" reload:"live"`
 	// Balance is how a pod is chosen among those of a model: least-connections,
-	// round-robin, weighted, ip-hash or uri-hash.
+	// round-robin, weighted, ip-hash, uri-hash, hash, peak-ewma or lanes.
 	Balance string `mapstructure:"balance" default:"least-connections"`
 	// Linger is how long a stopping agent still takes new requests: until clients
 	// have heard that they go elsewhere.
@@ -192,6 +192,11 @@ type Model struct {
 	Host string `mapstructure:"host"`
 	// Slots is how many sequences a pod runs at once; 0 asks the pod.
 	Slots int `mapstructure:"slots"`
+	// Balance is how a pod is chosen for this model; empty is the agent's.
+	Balance string `mapstructure:"balance"`
+	// Affinity is what requests have in common that balance hash keeps on one pod:
+	// header:NAME, cookie:NAME, key, uri, client or prompt.
+	Affinity string `mapstructure:"affinity"`
 }
 
 // Discovery is one source of pods. Type "static" lists them in Pods. Type "dns"
@@ -223,16 +228,19 @@ type Pod struct {
 	Slots   int      `mapstructure:"slots"`  // 0: the model's
 }
 
-// Limits bounds a request at the gateway. There is no limit on a whole request:
-// a stream may run for hours as long as bytes flow.
+// Limits bounds a request at the gateway. There is no limit on a whole request
+// unless total_timeout sets one: a stream may run for hours as long as bytes flow.
 type Limits struct {
-	Body          Size          `mapstructure:"body" default:"100MiB" reload:"live"`        // request body
-	Header        Size          `mapstructure:"header" default:"32KiB"`                     // request line and headers
-	HeaderTimeout time.Duration `mapstructure:"header_timeout" default:"5s"`                // to receive them
-	ReadTimeout   time.Duration `mapstructure:"read_timeout" default:"600s" reload:"live"`  // between two reads
-	WriteTimeout  time.Duration `mapstructure:"write_timeout" default:"600s" reload:"live"` // between two writes
-	IdleTimeout   time.Duration `mapstructure:"idle_timeout" default:"60s"`                 // between two requests of a connection
-	DrainTimeout  time.Duration `mapstructure:"drain_timeout" default:"600s" reload:"live"` // for requests in flight at shutdown
+	Body             Size          `mapstructure:"body" default:"100MiB" reload:"live"`             // request body
+	Header           Size          `mapstructure:"header" default:"32KiB"`                          // request line and headers
+	HeaderTimeout    time.Duration `mapstructure:"header_timeout" default:"5s"`                     // to receive them
+	ConnectTimeout   time.Duration `mapstructure:"connect_timeout" default:"2s"`                    // to a pod or a region
+	FirstByteTimeout time.Duration `mapstructure:"first_byte_timeout" default:"600s" reload:"live"` // of a pod's answer
+	ReadTimeout      time.Duration `mapstructure:"read_timeout" default:"600s" reload:"live"`       // between two tokens
+	TotalTimeout     time.Duration `mapstructure:"total_timeout" default:"0s" reload:"live"`        // of a whole request; 0: none
+	WriteTimeout     time.Duration `mapstructure:"write_timeout" default:"600s" reload:"live"`      // between two writes
+	IdleTimeout      time.Duration `mapstructure:"idle_timeout" default:"60s"`                      // between two requests of a connection
+	DrainTimeout     time.Duration `mapstructure:"drain_timeout" default:"600s" reload:"live"`      // for requests in flight at shutdown
 }
 
 // Auth says who may use the gateway.

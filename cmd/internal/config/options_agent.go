@@ -14,7 +14,6 @@ import (
 	"github.com/rhumb-lb/rhumb/regions/discovery"
 	"github.com/rhumb-lb/rhumb/regions/gateway"
 	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
-	"github.com/rhumb-lb/rhumb/regions/pool"
 )
 
 // AgentOptions reads what the configuration names and makes an agent's options
@@ -38,8 +37,12 @@ func (c *Config) AgentOptions(now time.Time) (agent.Options, error) {
 	if o.Endpoints, err = a.endpoints(id.Cert); err != nil {
 		return o, err
 	}
-	for _, m := range a.Models {
-		o.Models = append(o.Models, agent.Model{Name: regions.ModelName(m.Name), Host: m.Host})
+	for i, m := range a.Models {
+		affinity, err := regions.ParseAffinity(m.Affinity)
+		if err != nil {
+			return o, fmt.Errorf("%s.affinity: %w", index("agent.models", i), err)
+		}
+		o.Models = append(o.Models, agent.Model{Name: regions.ModelName(m.Name), Host: m.Host, Balance: m.Balance, Affinity: affinity})
 	}
 	if o.Sources, err = a.sources(); err != nil {
 		return o, err
@@ -53,9 +56,7 @@ func (c *Config) AgentOptions(now time.Time) (agent.Options, error) {
 	if o.Keys, err = a.Auth.keys(); err != nil {
 		return o, err
 	}
-	if o.Selector, err = pool.ByName(a.Balance); err != nil {
-		return o, fmt.Errorf("agent.balance: %w", err)
-	}
+	o.Balance = a.Balance
 	o.Listen, o.TrustedProxies = a.Listen, c.TrustedProxies
 	a.Limits.apply(&o)
 	o.Linger = a.Linger
@@ -65,7 +66,8 @@ func (c *Config) AgentOptions(now time.Time) (agent.Options, error) {
 // apply puts the limits into an agent's options.
 func (l Limits) apply(o *agent.Options) {
 	o.Limits.Body = int64(l.Body)
-	o.Limits.PodStall, o.Limits.ClientStall = l.ReadTimeout, l.WriteTimeout
+	o.Limits.Dial, o.Limits.FirstByte, o.Limits.Token = l.ConnectTimeout, l.FirstByteTimeout, l.ReadTimeout
+	o.Limits.Total, o.Limits.ClientStall = l.TotalTimeout, l.WriteTimeout
 	o.Head = gateway.HeadLimits{Size: int(l.Header), Time: l.HeaderTimeout, Idle: l.IdleTimeout}
 	o.Grace = l.DrainTimeout
 }

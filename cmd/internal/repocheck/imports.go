@@ -37,9 +37,12 @@ var Imports = []Rule{
 	{Packages: []string{"regions/gateway"}, May: []string{"regions", "regions/gateway/keyring"}},
 	{Packages: []string{"regions/scale"}, May: []string{"regions"}, StdOnly: true, Never: outside, Pure: true},
 	{
-		Packages: []string{"regions/probe", "regions/pool", "regions/admit", "regions/gateway/keyring", "regions/clients"},
+		Packages: []string{"regions/probe", "regions/admit", "regions/gateway/keyring", "regions/clients"},
 		May:      []string{"regions"},
 	},
+	// How a pod is chosen, and what results say of one.
+	{Packages: []string{"regions/balance", "regions/outlier"}, May: []string{"regions"}, Never: outside, Pure: true},
+	{Packages: []string{"regions/pool"}, May: []string{"regions", "regions/balance", "regions/outlier"}},
 	// What both daemons serve with: replaceable TLS, and the frame of the admin API.
 	{Packages: []string{"regions/livetls"}, StdOnly: true},
 	{Packages: []string{"regions/admin"}, May: []string{"regions", "regions/livetls"}},
@@ -85,7 +88,7 @@ var Imports = []Rule{
 		Packages: []string{"cmd/internal/config"},
 		May: []string{
 			"cmd/internal/config/strict", "cmd/internal/config/keysfile",
-			"regions", "regions/admin", "regions/agent", "regions/discovery/...", "regions/gateway/...", "regions/pool", "gossip", "gossip/fleet",
+			"regions", "regions/admin", "regions/agent", "regions/balance", "regions/discovery/...", "regions/gateway/...", "gossip", "gossip/fleet",
 			"director/node", "director/geo", "director/redirect", "dnsserver",
 		},
 	},

@@ -37,14 +37,14 @@ func (b *Budget) Error(now time.Time) bool {
 	return b.errors.take(now, max(errorLeast, b.requests.sum(now)*errorNum/errorDen))
 }
 
-// parts is how many pieces a window has: what was spent comes back within a tenth of
-// the span after the span.
+// parts is how many pieces a window has: what was spent comes back after the span,
+// within a tenth of it.
 const parts = 10
 
 // window counts events of the last span.
 type window struct {
 	counts [parts + 1]int // the newest is not full yet
-	begins time.Time // of the newest part
+	begins time.Time      // of the newest part
 	newest int
 }
 

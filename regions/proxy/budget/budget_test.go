@@ -56,7 +56,7 @@ func TestBudgetsComeBack(t *testing.T) {
 	for _, step := range []struct {
 		ms   int
 		want int // of deaths that may be repeated then
-	}{{0, 3}, {5000, 0}, {9999, 0}, {10999, 3}, {11000, 0}, {20998, 0}, {22000, 3}, {100000, 3}} {
+	}{{0, 3}, {5000, 0}, {9999, 0}, {11000, 3}, {11001, 0}, {20999, 0}, {22000, 3}, {100000, 3}} {
 		if got := spend(10, func() bool { return b.Death(at(step.ms), 0) }); got != step.want {
 			t.Errorf("at %d ms %d, want %d", step.ms, got, step.want)
 		}

@@ -1,4 +1,4 @@
-package pool
+package balance
 
 import (
 	"math"
@@ -28,6 +28,8 @@ func clientKey(r regions.Request) string {
 }
 
 func uriKey(r regions.Request) string { return r.URI }
+
+func affinityKey(r regions.Request) string { return r.Affinity }
 
 // The bound on a pod's load: 5/4 of the mean. The paper's analysis has 1 + ε; a
 // quarter keeps nine of ten keys at home and the fullest pod's queue short.

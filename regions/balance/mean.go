@@ -1,4 +1,4 @@
-package pool
+package balance
 
 import (
 	"time"
@@ -6,11 +6,11 @@ import (
 	"github.com/rhumb-lb/rhumb/regions"
 )
 
-// mean is a mean of durations in which each sample's weight halves with every
+// Mean is a mean of durations in which each sample's weight halves with every
 // half-life that has passed since. Unlike a mean that moves by a part of each
 // new sample, a burst counts in it by its size, and it needs no exponential, so
-// that it is integer arithmetic throughout.
-type mean struct {
+// that it is integer arithmetic throughout. The zero value is ready for use.
+type Mean struct {
 	sum    int64 // of µs × weight
 	weight int64
 	faded  time.Time
@@ -20,8 +20,8 @@ type mean struct {
 // times before it is lost, small enough that 10^6 samples of an hour fit.
 const sampleWeight = 1 << 10
 
-// add takes in a sample.
-func (m *mean) add(now time.Time, sample regions.Micros, halfLife time.Duration) {
+// Add takes in a sample.
+func (m *Mean) Add(now time.Time, sample regions.Micros, halfLife time.Duration) {
 	m.fade(now, halfLife)
 	m.sum += int64(sample) * sampleWeight
 	m.weight += sampleWeight
@@ -30,7 +30,7 @@ func (m *mean) add(now time.Time, sample regions.Micros, halfLife time.Duration)
 // fade halves all weights once for each half-life that has passed. It never
 // fades below half a sample: what a pool was like before a quiet hour is
 // better than nothing, and the next samples outweigh it.
-func (m *mean) fade(now time.Time, halfLife time.Duration) {
+func (m *Mean) fade(now time.Time, halfLife time.Duration) {
 	if m.faded.IsZero() || halfLife <= 0 {
 		m.faded = now
 		return
@@ -46,8 +46,8 @@ func (m *mean) fade(now time.Time, halfLife time.Duration) {
 	}
 }
 
-// value is the mean, zero without samples.
-func (m *mean) value() regions.Micros {
+// Value is the mean, zero without samples.
+func (m *Mean) Value() regions.Micros {
 	if m.weight == 0 {
 		return 0
 	}

@@ -1,7 +1,8 @@
-package pool
+package balance
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -11,26 +12,36 @@ import (
 // choices are the selectors by their names in the configuration.
 var choices = []struct {
 	name string
-	make func() Selector
+	make func(*rand.Rand) Selector
 }{
-	{"least-connections", func() Selector { return LeastConnections{} }},
-	{"round-robin", func() Selector { return RoundRobin{} }},
-	{"weighted", func() Selector { return NewWeighted() }},
-	{"ip-hash", func() Selector { return Hash{Key: clientKey} }},
-	{"uri-hash", func() Selector { return Hash{Key: uriKey} }},
+	{"least-connections", func(*rand.Rand) Selector { return LeastConnections{} }},
+	{"round-robin", func(*rand.Rand) Selector { return RoundRobin{} }},
+	{"weighted", func(*rand.Rand) Selector { return NewWeighted() }},
+	{"ip-hash", func(*rand.Rand) Selector { return Hash{Key: clientKey} }},
+	{"uri-hash", func(*rand.Rand) Selector { return Hash{Key: uriKey} }},
+	{"hash", func(*rand.Rand) Selector { return Hash{Key: affinityKey} }},
+	{"peak-ewma", func(rng *rand.Rand) Selector { return NewPeakEWMA(rng) }},
+	{"lanes", func(*rand.Rand) Selector { return NewLanes() }},
 }
 
-// ByName makes the selector of a name: least-connections, round-robin, weighted,
-// ip-hash or uri-hash.
-func ByName(name string) (Selector, error) {
-	var names []string
+// Names are the ways to choose a pod, as in the configuration.
+func Names() []string {
+	var out []string
+	for _, c := range choices {
+		out = append(out, c.name)
+	}
+	return out
+}
+
+// ByName makes the selector of a name, for one pool; [Names] has them. What it
+// does by chance it draws from rng.
+func ByName(name string, rng *rand.Rand) (Selector, error) {
 	for _, c := range choices {
 		if c.name == name {
-			return c.make(), nil
+			return c.make(rng), nil
 		}
-		names = append(names, c.name)
 	}
-	return nil, fmt.Errorf("there is no way %q to choose a pod; there are %s", name, strings.Join(names, ", "))
+	return nil, fmt.Errorf("there is no way %q to choose a pod; there are %s", name, strings.Join(Names(), ", "))
 }
 
 // RoundRobin chooses the pod whose last turn is the longest ago, whatever its
@@ -42,7 +53,7 @@ type RoundRobin struct{}
 func (RoundRobin) Select(_ time.Time, _ regions.Request, among []Candidate) int {
 	best := 0
 	for i := range among {
-		if among[i].LastClaim < among[best].LastClaim {
+		if older(&among[i], &among[best]) {
 			best = i
 		}
 	}

@@ -1,7 +1,8 @@
-package pool
+package balance
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"testing"
@@ -22,13 +23,16 @@ func candidates(n int, slots ...int) []Candidate {
 	return out
 }
 
+// rng draws the same in every run.
+func rng() *rand.Rand { return rand.New(rand.NewPCG(1, 2)) }
+
 func TestByName(t *testing.T) {
-	for _, name := range []string{"least-connections", "round-robin", "weighted", "ip-hash", "uri-hash"} {
-		if s, err := ByName(name); err != nil || s == nil {
+	for _, name := range []string{"least-connections", "round-robin", "weighted", "ip-hash", "uri-hash", "hash", "peak-ewma", "lanes"} {
+		if s, err := ByName(name, rng()); err != nil || s == nil {
 			t.Errorf("%s: %v, %v", name, s, err)
 		}
 	}
-	if _, err := ByName("random"); err == nil || !strings.Contains(err.Error(), "there are least-connections, round-robin") {
+	if _, err := ByName("random", rng()); err == nil || !strings.Contains(err.Error(), "there are least-connections, round-robin") {
 		t.Errorf("random: %v", err)
 	}
 }

@@ -1,0 +1,160 @@
+package balance
+
+import (
+	"math"
+	"slices"
+	"time"
+
+	"github.com/rhumb-lb/rhumb/regions"
+)
+
+// Record is what the requests of one model found on one pod. It has a fixed
+// size. The zero value is a pod of which nothing is known.
+type Record struct {
+	// Residence is how long requests held a slot.
+	Residence Mean
+
+	recent [recentSamples]sample // a ring
+	count  int                   // samples ever taken in
+	open   int                   // requests whose first byte is waited for
+
+	cost  float64 // µs; peak EWMA of the TTFT
+	stamp time.Time
+}
+
+// sample is the time to first byte of one request.
+type sample struct {
+	ttft     regions.Micros
+	inFlight int // on the pod when the request was claimed, without it
+	at       time.Time
+}
+
+const (
+	// recentSamples are kept of each pod: two generations of a pod of 8 slots, of
+	// which a median is taken that two or three odd requests don't move.
+	recentSamples = 16
+
+	// sampleAge is how long a sample says how a pod is. A pod that was slow half a
+	// minute ago is asked again, by one request: that is the exploration which
+	// finds a pod that has become fast.
+	sampleAge = 30 * time.Second
+
+	// failurePenalty is the least that a failed request counts as in TTFT. A pod
+	// that fails at once must not look fast; ten seconds is slower than any pod to
+	// which a request should go while there is another.
+	failurePenalty = regions.Micros(10 * time.Second / time.Microsecond)
+
+	// decay is the time constant of the peak EWMA, as in linkerd: a peak weighs a
+	// third after ten seconds.
+	decay = 10 * time.Second
+)
+
+// Claimed counts a request whose first byte is waited for from now on.
+func (r *Record) Claimed() { r.open++ }
+
+// Answered takes in the time to first byte of a request that was claimed with
+// inFlight others on the pod.
+func (r *Record) Answered(now time.Time, ttft regions.Micros, inFlight int) {
+	r.Dropped()
+	r.add(now, ttft, inFlight)
+}
+
+// Failed takes in a request that ended by the pod's doing. Waited is whether its
+// first byte was still waited for.
+func (r *Record) Failed(now time.Time, took regions.Micros, inFlight int, waited bool) {
+	if waited {
+		r.Dropped()
+	}
+	r.add(now, max(took, failurePenalty), inFlight)
+}
+
+// Dropped forgets a request that says nothing of the pod.
+func (r *Record) Dropped() { r.open = max(0, r.open-1) }
+
+// Waited is how many requests' first byte is waited for.
+func (r *Record) Waited() int { return r.open }
+
+func (r *Record) add(now time.Time, ttft regions.Micros, inFlight int) {
+	r.recent[r.count%recentSamples] = sample{ttft, inFlight, now}
+	r.count++
+	r.observe(now, float64(ttft))
+}
+
+// observe moves the peak EWMA: at once up to a slower sample, slowly down.
+func (r *Record) observe(now time.Time, ttft float64) {
+	if ttft > r.cost {
+		r.cost = ttft
+	} else {
+		w := math.Exp(-float64(max(0, now.Sub(r.stamp))) / float64(decay))
+		r.cost = r.cost*w + ttft*(1-w)
+	}
+	r.stamp = now
+}
+
+// peak is the peak EWMA of the TTFT at now in µs. It falls to nothing while
+// there are no samples, so that the pod is tried again.
+func (r *Record) peak(now time.Time) float64 {
+	if r == nil || r.cost == 0 {
+		return 0
+	}
+	return r.cost * math.Exp(-float64(max(0, now.Sub(r.stamp)))/float64(decay))
+}
+
+// fresh copies the samples that still count into out and says how many those are.
+func (r *Record) fresh(now time.Time, out *[recentSamples]sample) int {
+	if r == nil {
+		return 0
+	}
+	n := 0
+	for i := range min(r.count, recentSamples) {
+		if s := r.recent[i]; now.Sub(s.at) <= sampleAge {
+			out[n] = s
+			n++
+		}
+	}
+	return n
+}
+
+// Median is the median of the recent times to first byte and of how many it is.
+func (r *Record) Median(now time.Time) (regions.Micros, int) {
+	var buf [recentSamples]sample
+	n := r.fresh(now, &buf)
+	return medianTTFT(buf[:n]), n
+}
+
+// near is how many samples say how a pod is at some in-flight: those nearest to
+// it. Five have a median that two odd ones don't move.
+const near = 5
+
+// at is the median time to first byte that requests found with about inFlight
+// others on the pod, and whether there is any.
+func (r *Record) at(now time.Time, inFlight int) (regions.Micros, bool) {
+	var buf [recentSamples]sample
+	n := r.fresh(now, &buf)
+	if n == 0 {
+		return 0, false
+	}
+	all := buf[:n]
+	slices.SortFunc(all, func(a, b sample) int { return distance(a.inFlight, inFlight) - distance(b.inFlight, inFlight) })
+	return medianTTFT(all[:min(n, near)]), true
+}
+
+func distance(a, b int) int { return max(a-b, b-a) }
+
+// medianTTFT sorts samples by TTFT; zero if there are none.
+func medianTTFT(s []sample) regions.Micros {
+	if len(s) == 0 {
+		return 0
+	}
+	slices.SortFunc(s, func(a, b sample) int {
+		switch {
+		case a.ttft < b.ttft:
+			return -1
+		case a.ttft > b.ttft:
+			return 1
+		default:
+			return 0
+		}
+	})
+	return s[len(s)/2].ttft
+}

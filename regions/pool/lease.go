@@ -1,0 +1,142 @@
+package pool
+
+import (
+	"time"
+
+	"github.com/rhumb-lb/rhumb/regions"
+)
+
+// Lease is a pod given to one request.
+type Lease struct {
+	pool        *Pool
+	seat        *seat
+	spec        *regions.Pod
+	fingerprint regions.Fingerprint
+	aside       bool
+	slots       int // of the model on the pod when it was claimed
+	inFlight    int // of the model on the pod then, without this one
+	ahead       int // that the pod said waited inside of it then
+
+	began bool // guarded by the pool's lock
+	done  bool // guarded by the pool's lock
+}
+
+// Pod is the claimed pod as it was when it was claimed. Its list of models must
+// not be changed.
+func (l *Lease) Pod() regions.Pod { return *l.spec }
+
+// Fingerprint tells which load of the model the pod had when it was claimed; the
+// zero value if that is not known.
+func (l *Lease) Fingerprint() regions.Fingerprint { return l.fingerprint }
+
+// Began takes in that the first byte of the answer is there, ttft after the
+// claim. Without it the pool learns that with [Lease.Done], which for a long
+// stream is late: a pod that has become slow is given requests until then. It may
+// be called at most once, before Done.
+func (l *Lease) Began(now time.Time, ttft time.Duration) {
+	p, s := l.pool, l.seat
+	p.mu.Lock()
+	first := !l.began && !l.done && !l.aside && ttft > 0
+	if first {
+		l.begin(now, ttft)
+	}
+	p.mu.Unlock()
+	if first {
+		p.freed(s.model.name)
+	}
+}
+
+func (l *Lease) begin(now time.Time, ttft time.Duration) {
+	l.began = true
+	l.seat.record.Answered(now, regions.MicrosOf(ttft), l.inFlight)
+	// The TTFT wanted is that of the pod without a queue, so only requests that
+	// met none count.
+	if l.ahead == 0 {
+		l.seat.model.ttft.Add(now, regions.MicrosOf(ttft), l.pool.options.HalfLife)
+	}
+}
+
+// Done releases the pod and takes in how the request ended. It must be called
+// exactly once; later calls are counted and change nothing.
+func (l *Lease) Done(now time.Time, out regions.Outcome) {
+	p, s := l.pool, l.seat
+	if !l.release(now, out) {
+		p.metrics.doubles.Inc()
+		return
+	}
+	p.metrics.end(s.model.name, out.End)
+	if l.aside {
+		return
+	}
+	for i := range l.spec.Models {
+		p.freed(l.spec.Models[i].Name)
+	}
+	if p.options.OnDone != nil {
+		p.options.OnDone(now, Result{Pod: l.spec.ID, Model: s.model.name, InFlight: l.inFlight, Ahead: l.ahead, Outcome: out})
+	}
+}
+
+// release reports false if the lease was released before.
+func (l *Lease) release(now time.Time, out regions.Outcome) bool {
+	p, s := l.pool, l.seat
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l.done {
+		return false
+	}
+	l.done = true
+	if l.aside {
+		s.aside--
+	} else {
+		s.release()
+		l.settle(now, out)
+	}
+	if !s.listed && s.idle() {
+		s.pod.sweep()
+		p.sweepLocked()
+		p.notify()
+	}
+	return true
+}
+
+// settle takes in what the outcome says of the pod. Requests that ended
+// otherwise than served stay out of the means: a pod that fails quickly must not
+// look fast.
+func (l *Lease) settle(now time.Time, out regions.Outcome) {
+	s := l.seat
+	switch out.End {
+	case regions.EndServed:
+		s.served++
+		s.model.completions++
+		l.measure(now, out)
+	case regions.EndPodLost, regions.EndPodError, regions.EndTimeout:
+		s.failed++
+		s.record.Failed(now, regions.MicrosOf(out.Took), l.inFlight, !l.began)
+		return
+	case regions.EndClientGone, regions.EndNotStarted:
+		// The client's doing, or nobody's: it says nothing of the pod.
+	}
+	if !l.began {
+		s.record.Dropped()
+	}
+}
+
+// measure takes a served request into the means.
+//
+// The residence wanted is how long a request holds a slot. A request that came
+// when a waited inside of a pod of c slots waited for about a/c residences r
+// first, and took r + r·a/c in all; hence r = took·c / (c+a). An outcome without a
+// TTFT was no generation and tells nothing of either.
+func (l *Lease) measure(now time.Time, out regions.Outcome) {
+	if out.TTFT <= 0 {
+		return
+	}
+	if !l.began {
+		l.begin(now, out.TTFT)
+	}
+	took := int64(regions.MicrosOf(out.Took))
+	residence := regions.Micros(took * int64(l.slots) / int64(l.slots+l.ahead))
+	halfLife := l.pool.options.HalfLife
+	l.seat.record.Residence.Add(now, residence, halfLife)
+	l.seat.model.residence.Add(now, residence, halfLife)
+}
