@@ -33,15 +33,15 @@ func (l *Lanes) Select(now time.Time, _ regions.Request, among []Candidate) int 
 	}
 	slices.Sort(l.loads)
 	theta := l.loads[int(hotQuantile*float64(len(l.loads)-1))]
-	best, least := -1, regions.Micros(math.MaxInt64)
+	best, least := -1, regions.Permille(math.MaxInt32)
 	for i := range among {
 		c := &among[i]
 		if relative(c) > theta {
 			continue
 		}
-		ttft := latency(now, c)
-		if best < 0 || ttft < least || ttft == least && calmer(c, &among[best]) {
-			best, least = i, ttft
+		pace := pace(now, c)
+		if best < 0 || pace < least || pace == least && calmer(c, &among[best]) {
+			best, least = i, pace
 		}
 	}
 	return best // theta is somebody's load, so that one is cold
@@ -52,17 +52,17 @@ func relative(c *Candidate) float64 {
 	return max(float64(c.InFlight)/float64(c.Slots), float64(c.ModelInFlight)/float64(c.ModelSlots))
 }
 
-// latency is the time to first byte to expect of a candidate. One of which
+// pace is the time to first byte to expect of a candidate, in proportion. One of which
 // nothing is known is the best while it is idle, and the worst until the request
 // by which it is tried is answered.
-func latency(now time.Time, c *Candidate) regions.Micros {
-	if ttft, known := c.Record.at(now, c.ModelInFlight); known {
-		return ttft
+func pace(now time.Time, c *Candidate) regions.Permille {
+	if pace, known := c.Record.at(now, c.ModelInFlight); known {
+		return pace
 	}
 	if c.InFlight == 0 {
 		return 0
 	}
-	return math.MaxInt64
+	return math.MaxInt32
 }
 
 // calmer decides between two equally fast candidates.

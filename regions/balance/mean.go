@@ -46,6 +46,12 @@ func (m *Mean) fade(now time.Time, halfLife time.Duration) {
 	}
 }
 
+// Samples is how many samples the mean still stands on.
+func (m *Mean) Samples(now time.Time, halfLife time.Duration) int {
+	m.fade(now, halfLife)
+	return int(m.weight / sampleWeight)
+}
+
 // Value is the mean, zero without samples.
 func (m *Mean) Value() regions.Micros {
 	if m.weight == 0 {

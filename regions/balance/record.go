@@ -18,13 +18,14 @@ type Record struct {
 	count  int                   // samples ever taken in
 	open   int                   // requests whose first byte is waited for
 
-	cost  float64 // µs; peak EWMA of the TTFT
+	cost  float64 // peak EWMA of the pace
 	stamp time.Time
 }
 
-// sample is the time to first byte of one request.
+// sample is one request's time to first byte, in proportion to what the pool's
+// pods take for a request of its size.
 type sample struct {
-	ttft     regions.Micros
+	pace     regions.Permille
 	inFlight int // on the pod when the request was claimed, without it
 	at       time.Time
 }
@@ -39,10 +40,10 @@ const (
 	// finds a pod that has become fast.
 	sampleAge = 30 * time.Second
 
-	// failurePenalty is the least that a failed request counts as in TTFT. A pod
-	// that fails at once must not look fast; ten seconds is slower than any pod to
-	// which a request should go while there is another.
-	failurePenalty = regions.Micros(10 * time.Second / time.Microsecond)
+	// failurePace is what a failed request counts as. A pod that fails at once must
+	// not look fast; ten times what others take is slower than any pod to which a
+	// request should go while there is another.
+	failurePace = 10 * regions.Whole
 
 	// decay is the time constant of the peak EWMA, as in linkerd: a peak weighs a
 	// third after ten seconds.
@@ -52,21 +53,25 @@ const (
 // Claimed counts a request whose first byte is waited for from now on.
 func (r *Record) Claimed() { r.open++ }
 
-// Answered takes in the time to first byte of a request that was claimed with
-// inFlight others on the pod.
-func (r *Record) Answered(now time.Time, ttft regions.Micros, inFlight int) {
+// Answered takes in the pace of a request that was claimed with inFlight others on
+// the pod: its time to first byte, in proportion to what is expected of one of its
+// size.
+func (r *Record) Answered(now time.Time, pace regions.Permille, inFlight int) {
 	r.Dropped()
-	r.add(now, ttft, inFlight)
+	r.add(now, pace, inFlight)
 }
 
 // Failed takes in a request that ended by the pod's doing. Waited is whether its
 // first byte was still waited for.
-func (r *Record) Failed(now time.Time, took regions.Micros, inFlight int, waited bool) {
+func (r *Record) Failed(now time.Time, inFlight int, waited bool) {
 	if waited {
 		r.Dropped()
 	}
-	r.add(now, max(took, failurePenalty), inFlight)
+	r.add(now, failurePace, inFlight)
 }
+
+// Forget forgets what requests found, but not how many are on the pod.
+func (r *Record) Forget() { *r = Record{open: r.open} }
 
 // Dropped forgets a request that says nothing of the pod.
 func (r *Record) Dropped() { r.open = max(0, r.open-1) }
@@ -74,24 +79,24 @@ func (r *Record) Dropped() { r.open = max(0, r.open-1) }
 // Waited is how many requests' first byte is waited for.
 func (r *Record) Waited() int { return r.open }
 
-func (r *Record) add(now time.Time, ttft regions.Micros, inFlight int) {
-	r.recent[r.count%recentSamples] = sample{ttft, inFlight, now}
+func (r *Record) add(now time.Time, pace regions.Permille, inFlight int) {
+	r.recent[r.count%recentSamples] = sample{pace, inFlight, now}
 	r.count++
-	r.observe(now, float64(ttft))
+	r.observe(now, float64(pace))
 }
 
 // observe moves the peak EWMA: at once up to a slower sample, slowly down.
-func (r *Record) observe(now time.Time, ttft float64) {
-	if ttft > r.cost {
-		r.cost = ttft
+func (r *Record) observe(now time.Time, pace float64) {
+	if pace > r.cost {
+		r.cost = pace
 	} else {
 		w := math.Exp(-float64(max(0, now.Sub(r.stamp))) / float64(decay))
-		r.cost = r.cost*w + ttft*(1-w)
+		r.cost = r.cost*w + pace*(1-w)
 	}
 	r.stamp = now
 }
 
-// peak is the peak EWMA of the TTFT at now in µs. It falls to nothing while
+// peak is the peak EWMA of the pace at now. It falls to nothing while
 // there are no samples, so that the pod is tried again.
 func (r *Record) peak(now time.Time) float64 {
 	if r == nil || r.cost == 0 {
@@ -115,20 +120,20 @@ func (r *Record) fresh(now time.Time, out *[recentSamples]sample) int {
 	return n
 }
 
-// Median is the median of the recent times to first byte and of how many it is.
-func (r *Record) Median(now time.Time) (regions.Micros, int) {
+// Pace is the median pace of the recent requests and of how many it is.
+func (r *Record) Pace(now time.Time) (regions.Permille, int) {
 	var buf [recentSamples]sample
 	n := r.fresh(now, &buf)
-	return medianTTFT(buf[:n]), n
+	return medianPace(buf[:n]), n
 }
 
 // near is how many samples say how a pod is at some in-flight: those nearest to
 // it. Five have a median that two odd ones don't move.
 const near = 5
 
-// at is the median time to first byte that requests found with about inFlight
+// at is the median pace that requests found with about inFlight
 // others on the pod, and whether there is any.
-func (r *Record) at(now time.Time, inFlight int) (regions.Micros, bool) {
+func (r *Record) at(now time.Time, inFlight int) (regions.Permille, bool) {
 	var buf [recentSamples]sample
 	n := r.fresh(now, &buf)
 	if n == 0 {
@@ -136,25 +141,16 @@ func (r *Record) at(now time.Time, inFlight int) (regions.Micros, bool) {
 	}
 	all := buf[:n]
 	slices.SortFunc(all, func(a, b sample) int { return distance(a.inFlight, inFlight) - distance(b.inFlight, inFlight) })
-	return medianTTFT(all[:min(n, near)]), true
+	return medianPace(all[:min(n, near)]), true
 }
 
 func distance(a, b int) int { return max(a-b, b-a) }
 
-// medianTTFT sorts samples by TTFT; zero if there are none.
-func medianTTFT(s []sample) regions.Micros {
+// medianPace sorts samples by pace; zero if there are none.
+func medianPace(s []sample) regions.Permille {
 	if len(s) == 0 {
 		return 0
 	}
-	slices.SortFunc(s, func(a, b sample) int {
-		switch {
-		case a.ttft < b.ttft:
-			return -1
-		case a.ttft > b.ttft:
-			return 1
-		default:
-			return 0
-		}
-	})
-	return s[len(s)/2].ttft
+	slices.SortFunc(s, func(a, b sample) int { return int(a.pace) - int(b.pace) })
+	return s[len(s)/2].pace
 }

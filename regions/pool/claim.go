@@ -67,10 +67,11 @@ func (p *Pool) claim(now time.Time, req *regions.Request) (*Lease, Refusal) {
 	if m == nil {
 		return nil, UnknownModel
 	}
+	p.tickLocked(now)
 	refusal := NoPod
 	p.found, p.seats = p.found[:0], p.seats[:0]
 	for _, s := range m.seats {
-		open := s.open(now, &p.options)
+		open := s.open()
 		if open == 0 || !s.fits(req) {
 			continue
 		}
@@ -78,7 +79,7 @@ func (p *Pool) claim(now time.Time, req *regions.Request) (*Lease, Refusal) {
 			refusal = max(refusal, AllTried)
 			continue
 		}
-		c, room := s.candidate(now, &p.options, open)
+		c, room := s.candidate(now, open)
 		if !room && !req.Aside {
 			refusal = Full
 			continue
@@ -96,7 +97,7 @@ func (p *Pool) claim(now time.Time, req *regions.Request) (*Lease, Refusal) {
 	i := m.selector.Select(now, *req, p.found)
 	s, inFlight := p.seats[i], p.found[i].ModelInFlight
 	s.pod.lastClaim = p.claims
-	s.claim(now)
+	s.claim(now, &p.options)
 	return &Lease{
 		pool: p, seat: s, spec: s.pod.spec, fingerprint: s.facts.Fingerprint,
 		slots: s.slots, inFlight: inFlight, ahead: s.waiting(now),

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/outlier"
 )
 
 // Lease is a pod given to one request.
@@ -32,13 +33,13 @@ func (l *Lease) Fingerprint() regions.Fingerprint { return l.fingerprint }
 // Began takes in that the first byte of the answer is there, ttft after the
 // claim. Without it the pool learns that with [Lease.Done], which for a long
 // stream is late: a pod that has become slow is given requests until then. It may
-// be called at most once, before Done.
-func (l *Lease) Began(now time.Time, ttft time.Duration) {
+// be called at most once, before Done. Prompt is as in [regions.Outcome].
+func (l *Lease) Began(now time.Time, ttft time.Duration, prompt int) {
 	p, s := l.pool, l.seat
 	p.mu.Lock()
 	first := !l.began && !l.done && !l.aside && ttft > 0
 	if first {
-		l.begin(now, ttft)
+		l.begin(now, ttft, prompt)
 	}
 	p.mu.Unlock()
 	if first {
@@ -46,13 +47,19 @@ func (l *Lease) Began(now time.Time, ttft time.Duration) {
 	}
 }
 
-func (l *Lease) begin(now time.Time, ttft time.Duration) {
+func (l *Lease) begin(now time.Time, ttft time.Duration, prompt int) {
 	l.began = true
-	l.seat.record.Answered(now, regions.MicrosOf(ttft), l.inFlight)
+	p, s := l.pool, l.seat
+	pace := s.model.paceOf(now, regions.MicrosOf(ttft), prompt, &p.options)
+	s.record.Answered(now, pace, l.inFlight)
 	// The TTFT wanted is that of the pod without a queue, so only requests that
 	// met none count.
 	if l.ahead == 0 {
-		l.seat.model.ttft.Add(now, regions.MicrosOf(ttft), l.pool.options.HalfLife)
+		s.model.ttft.Add(now, regions.MicrosOf(ttft), p.options.HalfLife)
+	}
+	s.step(now, outlier.Answered, &p.options)
+	if s.own.Trial() {
+		p.judgeLocked(now, s)
 	}
 }
 
@@ -109,9 +116,12 @@ func (l *Lease) settle(now time.Time, out regions.Outcome) {
 		s.served++
 		s.model.completions++
 		l.measure(now, out)
+		s.step(now, outlier.Served, &l.pool.options)
 	case regions.EndPodLost, regions.EndPodError, regions.EndTimeout:
 		s.failed++
-		s.record.Failed(now, regions.MicrosOf(out.Took), l.inFlight, !l.began)
+		s.record.Failed(now, l.inFlight, !l.began)
+		s.step(now, outlier.Failed, &l.pool.options)
+		l.pool.judgeLocked(now, s)
 		return
 	case regions.EndClientGone, regions.EndNotStarted:
 		// The client's doing, or nobody's: it says nothing of the pod.
@@ -119,6 +129,7 @@ func (l *Lease) settle(now time.Time, out regions.Outcome) {
 	if !l.began {
 		s.record.Dropped()
 	}
+	s.step(now, outlier.Tick, &l.pool.options)
 }
 
 // measure takes a served request into the means.
@@ -132,7 +143,7 @@ func (l *Lease) measure(now time.Time, out regions.Outcome) {
 		return
 	}
 	if !l.began {
-		l.begin(now, out.TTFT)
+		l.begin(now, out.TTFT, out.Prompt)
 	}
 	took := int64(regions.MicrosOf(out.Took))
 	residence := regions.Micros(took * int64(l.slots) / int64(l.slots+l.ahead))

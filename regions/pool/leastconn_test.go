@@ -75,7 +75,7 @@ func TestSlowStart(t *testing.T) {
 		warm time.Duration
 		want int
 	}{
-		{0, 1}, {1600 * time.Millisecond, 1}, {1700 * time.Millisecond, 2},
+		{0, 1}, {1400 * time.Millisecond, 1}, {1500 * time.Millisecond, 2},
 		{5 * time.Second, 4}, {9900 * time.Millisecond, 7}, {10 * time.Second, 8}, {time.Hour, 8},
 	} {
 		p := ready("a=llama:8 b=llama:8 c=llama:8")

@@ -7,9 +7,10 @@ import (
 )
 
 type metrics struct {
-	claims  *prometheus.CounterVec
-	ends    *prometheus.CounterVec
-	doubles prometheus.Counter
+	claims    *prometheus.CounterVec
+	ends      *prometheus.CounterVec
+	ejections *prometheus.CounterVec
+	doubles   prometheus.Counter
 }
 
 func newMetrics(registry *prometheus.Registry) *metrics {
@@ -22,13 +23,17 @@ func newMetrics(registry *prometheus.Registry) *metrics {
 			Name: "rhumb_pool_requests_total",
 			Help: "Requests that had a pod, by how they ended.",
 		}, []string{"model", "end"}),
+		ejections: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rhumb_pool_ejections_total",
+			Help: "Pods taken out by the results of their requests, by reason: errors or slow.",
+		}, []string{"model", "reason"}),
 		doubles: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rhumb_pool_double_releases_total",
 			Help: "Pods that were released more than once for one request, which is a bug.",
 		}),
 	}
 	if registry != nil {
-		registry.MustRegister(m.claims, m.ends, m.doubles)
+		registry.MustRegister(m.claims, m.ends, m.ejections, m.doubles)
 	}
 	return m
 }

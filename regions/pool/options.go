@@ -7,6 +7,7 @@ import (
 
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/balance"
+	"github.com/rhumb-lb/rhumb/regions/outlier"
 )
 
 // Options configure a [Pool].
@@ -17,11 +18,8 @@ type Options struct {
 	// DefaultSlots is how many sequences a pod is taken to run at a time where
 	// neither it nor discovery says, and nothing was learnt yet.
 	DefaultSlots int
-	// SlowStart is how long a warming pod takes to count in full.
-	SlowStart time.Duration
-	// FirstShare is the part of a warming pod's slots that counts at the
-	// beginning of its slow start; from there it rises in a straight line.
-	FirstShare regions.Permille
+	// Outlier judges pods by the results of their requests.
+	Outlier outlier.Policy
 	// HalfLife is the time in which a finished request's weight in the pool's
 	// mean residence and TTFT halves.
 	HalfLife time.Duration
@@ -53,15 +51,13 @@ type Result struct {
 	Outcome         regions.Outcome
 }
 
-// DefaultOptions gives a slow start of 10 s from a tenth of a pod's slots. Ten
-// seconds of half-life hold enough generations (1 to 60 s each) to average over
-// their lengths, and forget a slow minute in a minute. Eight sequences are what an
-// inference server batches with its defaults on one GPU.
+// DefaultOptions: ten seconds of half-life hold enough generations (1 to 60 s each)
+// to average over their lengths, and forget a slow minute in a minute. Eight
+// sequences are what an inference server batches with its defaults on one GPU.
 func DefaultOptions() Options {
 	return Options{
 		DefaultSlots: 8,
-		SlowStart:    10 * time.Second,
-		FirstShare:   100,
+		Outlier:      outlier.DefaultPolicy(),
 		HalfLife:     10 * time.Second,
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/balance"
+	"github.com/rhumb-lb/rhumb/regions/outlier"
 )
 
 // pod is one server, of the current set or with requests left from an earlier
@@ -27,7 +28,9 @@ type seat struct {
 	// is not listed is kept only until its last request ends.
 	listed bool
 	told   regions.PodState // by SetState
-	since  time.Time        // when told was entered
+	own    outlier.State    // by the results of its requests
+	why    string           // it was ejected the last time
+	pace   regions.Permille // by which its load counts; zero before it is known
 
 	configured int // slots by discovery's word; 0 if it does not say
 	slots      int // that are believed
@@ -54,16 +57,22 @@ type model struct {
 	completions uint64
 	residence   balance.Mean
 	ttft        balance.Mean
+	expected    [promptSizes]balance.Mean // TTFT by the prompt's size
+	median      regions.Permille          // of its pods' paces when they were last judged
+	judged      int                       // of how many pods
 }
 
 // state is what the seat is by all that is known: its probes' finding, unless
-// discovery says that the pod ends.
+// discovery says that the pod ends, and where that would take requests what their
+// results say.
 func (s *seat) state() regions.PodState {
 	switch {
 	case !s.listed:
 		return regions.PodDraining
 	case s.pod.spec.Terminating && s.told != regions.PodGone:
 		return regions.PodDraining
+	case s.told.Takes():
+		return s.own.Pod()
 	default:
 		return s.told
 	}
@@ -71,39 +80,25 @@ func (s *seat) state() regions.PodState {
 
 // open is how many of the seat's slots new requests may take, zero if it takes
 // none and positive if it does.
-func (s *seat) open(now time.Time, o *Options) int {
-	switch s.state() {
-	case regions.PodReady:
-		return s.slots
-	case regions.PodWarming:
-		return max(1, s.slots*int(warmShare(now.Sub(s.since), o))/int(regions.Whole))
-	default:
+func (s *seat) open() int {
+	if !s.state().Takes() {
 		return 0
 	}
-}
-
-// warmShare is the part of a warming pod's slots that counts.
-func warmShare(warm time.Duration, o *Options) regions.Permille {
-	if warm >= o.SlowStart {
-		return regions.Whole
-	}
-	rest := int64(regions.Whole - o.FirstShare)
-	share := int64(o.FirstShare) + rest*max(0, warm.Microseconds())/max(1, o.SlowStart.Microseconds())
-	return regions.Permille(max(1, min(share, int64(regions.Whole))))
+	return s.own.Open(s.slots)
 }
 
 // candidate describes the seat to a selector, and says whether it has a free
 // slot of the open ones.
-func (s *seat) candidate(now time.Time, o *Options, open int) (c balance.Candidate, room bool) {
+func (s *seat) candidate(now time.Time, open int) (c balance.Candidate, room bool) {
 	c = balance.Candidate{
 		Pod: s.pod.spec.ID, LastClaim: s.pod.lastClaim, Draw: s.pod.draw,
-		ModelInFlight: s.load(now), ModelSlots: regions.Slots(open), Record: &s.record,
+		ModelInFlight: s.load(now), ModelSlots: regions.Slots(open), Pace: s.pace, Record: &s.record,
 	}
 	all := open
 	c.InFlight = c.ModelInFlight
 	for _, other := range s.pod.seats {
 		if other != s {
-			all += other.open(now, o)
+			all += other.open()
 			c.InFlight += other.load(now)
 		}
 	}
@@ -112,10 +107,11 @@ func (s *seat) candidate(now time.Time, o *Options, open int) (c balance.Candida
 }
 
 // claim counts a request that takes a slot.
-func (s *seat) claim(time.Time) {
+func (s *seat) claim(now time.Time, o *Options) {
 	s.inFlight++
 	s.claimed++
 	s.record.Claimed()
+	s.step(now, outlier.Tick, o)
 }
 
 // release counts that it ended.
@@ -129,7 +125,7 @@ func (s *seat) idle() bool { return s.inFlight == 0 && s.aside == 0 }
 
 // list makes the pod's seats those of spec and reports whether anything
 // changed. Seats that are left out wait for their requests to end.
-func (p *pod) list(now time.Time, spec regions.Pod, o *Options, find func(regions.ModelName) *model) bool {
+func (p *pod) list(spec regions.Pod, o *Options, find func(regions.ModelName) *model) bool {
 	changed := p.spec != nil && p.spec.Terminating != spec.Terminating
 	spec.Models = slices.Clone(spec.Models)
 	p.spec = &spec
@@ -148,8 +144,9 @@ func (p *pod) list(now time.Time, spec regions.Pod, o *Options, find func(region
 		}
 		if !s.listed {
 			// What was known of it ended when it left the set.
-			s.listed, s.told, s.since, changed = true, regions.PodGone, now, true
-			s.facts, s.said, s.foreign, s.record = regions.Facts{}, report{}, nil, balance.Record{}
+			s.listed, s.told, s.own, s.pace, changed = true, regions.PodGone, outlier.State{}, 0, true
+			s.facts, s.said, s.foreign = regions.Facts{}, report{}, nil
+			s.record.Forget()
 		}
 		s.configured = m.Slots
 		changed = s.count(o) || changed

@@ -17,6 +17,7 @@ import (
 
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/balance"
+	"github.com/rhumb-lb/rhumb/regions/outlier"
 )
 
 // Pool is the pods of one region, as one agent uses them. It is safe for
@@ -26,15 +27,19 @@ type Pool struct {
 	metrics *metrics
 	changed chan struct{} // capacity 1
 
-	mu      sync.Mutex // guards all that follows, down to each pod and model
-	pods    map[regions.PodID]*pod
-	leaving []*pod // not in the set any more, with requests that have not ended
-	models  map[regions.ModelName]*model
-	peers   []*peer
-	claims  uint64
-	rng     *rand.Rand
-	found   []balance.Candidate // scratch of Claim
-	seats   []*seat             // scratch of Claim, beside found
+	mu         sync.Mutex // guards all that follows, down to each pod and model
+	pods       map[regions.PodID]*pod
+	leaving    []*pod // not in the set any more, with requests that have not ended
+	models     map[regions.ModelName]*model
+	peers      []*peer
+	claims     uint64
+	ticked     time.Time
+	judged     time.Time
+	rng        *rand.Rand
+	found      []balance.Candidate // scratch of Claim
+	seats      []*seat             // scratch of Claim, beside found
+	paces      []regions.Permille  // scratch of compareLocked
+	residences []regions.Micros    // likewise
 }
 
 // New makes a pool without pods.
@@ -89,7 +94,7 @@ func (p *Pool) setPods(now time.Time, pods []regions.Pod) {
 			known = p.returnLocked(spec)
 		}
 		p.pods[spec.ID] = known
-		changed = known.list(now, spec, &p.options, p.modelLocked) || changed
+		changed = known.list(spec, &p.options, p.modelLocked) || changed
 	}
 	for _, gone := range old {
 		gone.unlist()
@@ -100,6 +105,9 @@ func (p *Pool) setPods(now time.Time, pods []regions.Pod) {
 		current.sweep()
 	}
 	p.sweepLocked()
+	for _, m := range p.models {
+		changed = p.pardonLocked(now, m) || changed
+	}
 	if changed {
 		p.notify()
 	}
@@ -155,20 +163,27 @@ func (p *Pool) setState(now time.Time, id regions.PodID, name regions.ModelName,
 		return regions.PodGone
 	}
 	old = s.state()
-	if s.told != st {
-		s.told, s.since = st, now
+	s.told = st
+	switch st {
+	case regions.PodReady:
+		s.step(now, outlier.Known, &p.options)
+	case regions.PodWarming:
+		s.step(now, outlier.Up, &p.options)
+	default:
+		s.step(now, outlier.Down, &p.options)
 	}
-	if s.state() != old {
+	if p.pardonLocked(now, s.model) || s.state() != old {
 		p.notify()
 	}
 	return old
 }
 
-// Tick does what time alone brings: warming pods open, silent agents are
-// forgotten. Call it about every 100 ms; who waits for a slot is woken by it.
+// Tick does what time alone brings: warming pods open, ejected ones come back,
+// silent agents are forgotten. Claims do that too, but while all requests wait
+// there are none: call it about every 100 ms, and who waits is woken.
 func (p *Pool) Tick(now time.Time) {
 	p.mu.Lock()
-	p.forgetPeersLocked(now)
+	p.tickLocked(now)
 	p.mu.Unlock()
 	p.freedAll()
 }

@@ -21,22 +21,23 @@ import (
 func (p *Pool) Models(now time.Time, queued map[regions.ModelName]int) []regions.ModelStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.tickLocked(now)
 	out := make([]regions.ModelStatus, 0, len(p.models))
 	for _, m := range p.models {
-		out = append(out, m.status(now, &p.options, max(0, queued[m.name])))
+		out = append(out, m.status(max(0, queued[m.name])))
 	}
 	slices.SortFunc(out, func(a, b regions.ModelStatus) int { return cmp.Compare(a.Name, b.Name) })
 	return out
 }
 
-func (m *model) status(now time.Time, o *Options, queued int) regions.ModelStatus {
+func (m *model) status(queued int) regions.ModelStatus {
 	out := regions.ModelStatus{
 		Name: m.name, PoolID: m.id(), SlotsSource: regions.SlotsConfigured, Fingerprint: m.fingerprint(),
 		Queued: uint32(queued), TTFT: m.ttft.Value(), Arrivals: m.arrivals, Completions: m.completions,
 	}
 	for _, s := range m.seats {
 		count(&out.Pods, s.state())
-		out.Slots += regions.Slots(s.open(now, o))
+		out.Slots += regions.Slots(s.open())
 		out.InFlight += uint32(s.inFlight)
 		if s.listed {
 			out.SlotsSource = max(out.SlotsSource, s.source)
@@ -100,8 +101,9 @@ type PodInfo struct {
 	ID       regions.PodID
 	Model    regions.ModelName
 	State    regions.PodState
-	InFlight int // own requests of this model on the pod
-	Slots    int // for this model, in full even while it is warming
+	Why      string // it was ejected the last time, if it was
+	InFlight int    // own requests of this model on the pod
+	Slots    int    // for this model, in full even while it is warming
 	Source   regions.SlotsSource
 	Served   uint64 // requests answered in full
 	Failed   uint64 // requests that ended by the pod's doing
@@ -116,7 +118,7 @@ func (p *Pool) Pods() []PodInfo {
 	for _, m := range p.models {
 		for _, s := range m.seats {
 			out = append(out, PodInfo{
-				ID: s.pod.spec.ID, Model: m.name, State: s.state(),
+				ID: s.pod.spec.ID, Model: m.name, State: s.state(), Why: s.why,
 				InFlight: s.inFlight, Slots: s.slots, Source: s.source, Served: s.served, Failed: s.failed,
 			})
 		}

@@ -13,7 +13,7 @@ func TestModels(t *testing.T) {
 	p.SetState(epoch, "c", "llama", regions.PodWarming)
 	p.SetState(epoch, "d", "llama", regions.PodEjected)
 	p.SetState(epoch, "e", "llama", regions.PodGone)
-	got := p.Models(at(5 * time.Second), nil)
+	got := p.Models(at(5*time.Second), nil)
 	if len(got) != 2 || got[0].Name != "llama" || got[1].Name != "mistral" {
 		t.Fatalf("%+v", got)
 	}
