@@ -127,8 +127,9 @@ func (o object) with(changes ...change) []byte {
 	for _, c := range changes {
 		todo[c.name] = c.value
 	}
-	tail, first := o.text[skipSpace(o.text, 0)+1:], true
-	out := append(make([]byte, 0, len(o.text)), o.text[:len(o.text)-len(tail)]...)
+	head := skipSpace(o.text, skipSpace(o.text, 0)+1)
+	tail, first := o.text[head:], true
+	out := append(make([]byte, 0, len(o.text)), o.text[:head]...)
 	for i, m := range o.members {
 		value, changed := todo[m.name]
 		if !changed {
@@ -138,9 +139,7 @@ func (o object) with(changes ...change) []byte {
 		if value == nil {
 			continue
 		}
-		switch {
-		case first:
-		case i > 0:
+		if !first {
 			out = append(out, o.text[o.members[i-1].to:m.from]...)
 		}
 		first = false

@@ -192,10 +192,10 @@ func (s *Session) full(pod, text string) string {
 // repeat are the changes that make a later pod's event look like the first pod's.
 func (s *Session) repeat(o object) []change {
 	d := s.request.dialect
+	if d.choices && s.kept.id == nil {
+		s.kept.id, s.kept.created = bytes.Clone(o.value("id")), bytes.Clone(o.value("created"))
+	}
 	if s.resumes == 0 {
-		if d.choices && s.kept.id == nil {
-			s.kept.id, s.kept.created = bytes.Clone(o.value("id")), bytes.Clone(o.value("created"))
-		}
 		return nil
 	}
 	var list []change
