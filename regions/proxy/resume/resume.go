@@ -19,8 +19,9 @@
 //	s := resume.Open(profile, limits, body)
 //	send s.Body() to a pod, split its answer into events
 //	for each event:
-//		out, err := s.Event(event); to the client: out, unless err is a *PodError
-//		that is to be survived; s.Complete() tells that the pod may be left
+//		out, err := s.Event(event)
+//		to the client: out, unless err is a *PodError to be survived
+//		s.Stopped(): leave the pod; to the client: what Finish gives; the end
 //	clean end of the pod's body: out, err := s.Finish(); to the client: out; err == nil is the end
 //	cut, *PodError with Retryable, or Finish's ErrCut: body, err := s.Continue(now)
 //		err == nil: send body to another pod
@@ -51,17 +52,23 @@ type Limits struct {
 	Text int
 	// Resumes is how many resumes a stream has at once; one more is given Pause
 	// after the last of them.
+	// With no resumes, nothing is resumed.
 	Resumes int
 	Pause   time.Duration
+	// Answer is how many bytes of text a Gathering takes.
+	Answer int
 }
 
-// DefaultLimits are the limits of a Session if nothing is configured.
+// DefaultLimits are the limits if nothing is configured.
 //
 // 256 KiB are some 60,000 tokens, more than models answer at once. Two resumes
 // outlive the crash of a pod and of the one that took over. A third that comes at
 // once would rather follow a request that kills its pods; 10 s after the second
-// a rollout is likelier.
-func DefaultLimits() Limits { return Limits{Text: 256 << 10, Resumes: 2, Pause: 10 * time.Second} }
+// a rollout is likelier. An answer in one piece may have more text than can be
+// resumed, up to a million tokens.
+func DefaultLimits() Limits {
+	return Limits{Text: 256 << 10, Resumes: 2, Pause: 10 * time.Second, Answer: 4 << 20}
+}
 
 // Counts are what a session has done, for metrics and the trailer.
 type Counts struct {

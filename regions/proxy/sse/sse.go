@@ -113,8 +113,8 @@ func (s *Splitter) Rest() []byte { return s.kept }
 type Event struct {
 	// Data is the data lines, joined with LF; nil if there are none.
 	Data []byte
-	// From and To are where Data is in the event if it has one data line; otherwise
-	// both are 0.
+	// From and To are where Data is in the event, or may be put into it, if it has
+	// one data line; otherwise both are 0.
 	From, To int
 	// Silent tells that the event has nothing but comments and blank lines:
 	// clients' programs do not see it.
@@ -144,7 +144,10 @@ func Parse(event []byte) Event {
 				from++
 			}
 			if lines++; lines == 1 {
-				e.Data, e.From, e.To = event[from:end:end], from, end
+				e.Data = event[from:end:end]
+				if len(line) > len(name) { // a line without a colon has no place for data
+					e.From, e.To = from, end
+				}
 			} else {
 				e.Data = append(append(bytes.Clone(e.Data), '\n'), event[from:end]...)
 				e.From, e.To = 0, 0

@@ -1,5 +1,0 @@
-package resume
-
-type dialect struct{}
-
-var dialects = map[string]*dialect{}
