@@ -9,12 +9,14 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/proxy/link"
 	"github.com/rhumb-lb/rhumb/regions/proxy/resume"
+	"github.com/rhumb-lb/rhumb/regions/proxy/vigil"
 )
 
 // attempt is one try of a request at one place, from the claim to its release.
@@ -23,7 +25,7 @@ type attempt struct {
 	place place
 	begun time.Time
 	stop  context.CancelCauseFunc
-	vigil vigil // runs only while the pod is waited for
+	vigil *vigil.Vigil // rests unless the pod is waited for
 
 	conn     *link.Conn   // nil until connected, and with TLS
 	linked   bool         // a connection was had
@@ -40,6 +42,7 @@ type attempt struct {
 	status  int
 	body    io.ReadCloser // of the answer
 	bodyErr error         // how the answer's body ended; io.EOF is well
+	inBand  bool          // it told of an error of the pod's
 	settled bool
 }
 
@@ -50,7 +53,7 @@ func newAttempt(x *exchange, to place, body payload) *attempt {
 	if x.req.From != "" && to.pod != "" {
 		x.proxy.guests.add(x.req.Model, 1, a.begun)
 	}
-	a.vigil.leave, a.vigil.end = a.leave, func(why error) { a.stop(why) }
+	a.vigil = vigil.New(func() bool { return x.movable(a) }, func(why error) { a.stop(why) })
 	return a
 }
 
@@ -64,7 +67,7 @@ func (a *attempt) send(out *http.Request, body payload) (*http.Response, error) 
 	if a.place.pod != "" {
 		a.x.proxy.flights.begin(a)
 	}
-	a.vigil.wait(a.x.limits.FirstByte, errSilent)
+	a.vigil.Wait(a.x.limits.FirstByte, errSilent)
 	req := a.request(out.WithContext(httptrace.WithClientTrace(ctx, a.trace())), body)
 	to := link.Target{
 		Scheme: a.place.scheme, Host: a.place.host, Region: a.place.pod == "",
@@ -80,7 +83,7 @@ func (a *attempt) send(out *http.Request, body payload) (*http.Response, error) 
 		return nil, err
 	}
 	a.answered.Store(true)
-	a.vigil.rest()
+	a.vigil.Rest()
 	a.status = res.StatusCode
 	if err := a.vet(res); err != nil {
 		_ = res.Body.Close()
@@ -162,7 +165,7 @@ func (a *attempt) trace() *httptrace.ClientTrace {
 // moved is called as the request's body streams to the pod: that is progress.
 func (a *attempt) moved() {
 	if !a.answered.Load() {
-		a.vigil.again()
+		a.vigil.Again()
 	}
 }
 
@@ -171,9 +174,9 @@ type answerBody struct{ a *attempt }
 
 // Read reads from the pod.
 func (b *answerBody) Read(p []byte) (int, error) {
-	b.a.vigil.wait(b.a.x.limits.Token, errStalled)
+	b.a.vigil.Wait(b.a.x.limits.Token, errStalled)
 	n, err := b.a.body.Read(p)
-	b.a.vigil.rest()
+	b.a.vigil.Rest()
 	if err != nil && b.a.bodyErr == nil {
 		b.a.bodyErr = err
 	}
@@ -182,12 +185,6 @@ func (b *answerBody) Read(p []byte) (int, error) {
 
 // Close stops reading.
 func (b *answerBody) Close() error { return b.a.body.Close() }
-
-// leave reports that a request whose pod is out and was silent for so long is to go
-// on elsewhere.
-func (a *attempt) leave(silent time.Duration) bool {
-	return a.x.movable(a) || silent >= abandonedLast
-}
 
 // ttft is the time to the first byte, 0 if none came.
 func (a *attempt) ttft() time.Duration { return time.Duration(max(0, a.first.Load()-1)) }
@@ -200,7 +197,7 @@ func (a *attempt) nothingWritten() bool {
 // podError reports that the pod answered that something is wrong with itself.
 // Not so 501: that is Triton's answer to the wrong kind of request for a model.
 func (a *attempt) podError() bool {
-	return a.status >= http.StatusInternalServerError && a.status != http.StatusNotImplemented
+	return a.inBand || a.status >= http.StatusInternalServerError && a.status != http.StatusNotImplemented
 }
 
 // soon is how quickly a pod that takes no more work closes a fresh connection:
@@ -226,7 +223,7 @@ func (a *attempt) failed(err error) (regions.End, error) {
 	case errors.Is(err, errSilent):
 		a.sight(regions.SawTimeout, took)
 		return regions.EndTimeout, &lostError{a.place, err}
-	case errors.Is(err, errAbandoned): // its probes know
+	case errors.Is(err, vigil.ErrAbandoned): // its probes know
 	case !a.linked && link.Scarce(err):
 		return regions.EndNotStarted, fmt.Errorf("%w: %w", errOwnTrouble, err)
 	case !a.linked && link.TimedOut(err):
@@ -252,7 +249,7 @@ func (a *attempt) ended() regions.End {
 	case errors.Is(a.bodyErr, errStalled):
 		a.sight(regions.SawTimeout, a.x.proxy.opts.Now().Sub(a.begun))
 		return regions.EndTimeout
-	case errors.Is(a.bodyErr, errAbandoned):
+	case errors.Is(a.bodyErr, vigil.ErrAbandoned):
 		return regions.EndPodLost
 	case errors.As(a.bodyErr, new(*resume.PodError)):
 		return regions.EndPodError
@@ -280,7 +277,7 @@ func (a *attempt) settle(end regions.End) {
 	}
 	a.settled = true
 	if a.stop != nil {
-		a.vigil.rest()
+		a.vigil.Rest()
 		a.stop(nil)
 		a.x.proxy.flights.end(a)
 	}
@@ -304,4 +301,66 @@ func (a *attempt) settle(end regions.End) {
 		x.proxy.admission.Free(x.req.Model)
 	}
 	x.proxy.metrics.inFlight.WithLabelValues(string(x.req.Model)).Dec()
+}
+
+// flights are the attempts under way at each pod.
+type flights struct {
+	mu  sync.Mutex
+	at  map[seat]map[*attempt]struct{}
+	out map[seat]bool // pods that are out
+}
+
+// seat is a pod and a model.
+type seat struct {
+	pod   regions.PodID
+	model regions.ModelName
+}
+
+func (f *flights) begin(a *attempt) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := a.seat()
+	if f.at == nil {
+		f.at, f.out = map[seat]map[*attempt]struct{}{}, map[seat]bool{}
+	}
+	if f.at[s] == nil {
+		f.at[s] = map[*attempt]struct{}{}
+	}
+	f.at[s][a] = struct{}{}
+	if f.out[s] {
+		a.vigil.Abandon(true)
+	}
+}
+
+func (f *flights) end(a *attempt) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := a.seat()
+	delete(f.at[s], a)
+	if len(f.at[s]) == 0 {
+		delete(f.at, s)
+	}
+}
+
+// PodOut says whether a pod is out for a model: it does not answer any more. Requests
+// on it that can go on elsewhere do so once it has been silent for a while; those that
+// still move stay.
+func (p *Proxy) PodOut(pod regions.PodID, model regions.ModelName, out bool) {
+	f, s := &p.flights, seat{pod, model}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.at == nil {
+		f.at, f.out = map[seat]map[*attempt]struct{}{}, map[seat]bool{}
+	}
+	if f.out[s] == out {
+		return
+	}
+	if out {
+		f.out[s] = true
+	} else {
+		delete(f.out, s)
+	}
+	for a := range f.at[s] {
+		a.vigil.Abandon(out)
+	}
 }

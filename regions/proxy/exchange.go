@@ -45,9 +45,11 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 	if x.stream = x.newStream(); x.stream != nil {
 		body = x.stream
 	}
-	res, err := x.launch(body)
-	x.body.Forget()
-	return res, err
+	defer x.body.Forget()
+	if x.stream != nil && x.stream.gather != nil {
+		return x.gatherAll()
+	}
+	return x.launch(body)
 }
 
 // launch makes attempts with a body until one has the beginning of an answer, which

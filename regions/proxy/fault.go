@@ -24,7 +24,6 @@ var (
 	errSilent       = errors.New("no answer from the pod for too long")
 	errStalled      = errors.New("no byte from the pod for too long")
 	errTotal        = errors.New("the request took too long")
-	errAbandoned    = errors.New("the pod is out and silent")
 	errNoConnection = errors.New("could not connect in time")
 	errBusy         = errors.New("the pod refused the request before it began")
 	errNoRoom       = errors.New("the region has no room")

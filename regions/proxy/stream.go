@@ -25,8 +25,9 @@ const maxEvent = 1 << 20
 type stream struct {
 	x       *exchange
 	session *resume.Session
-	body    []byte // for the present pod
-	whole   bool   // the client's body is in memory
+	gather  *resume.Gathering // of a request that is answered in one piece; then there is no session
+	body    []byte            // for the present pod
+	whole   bool              // the client's body is in memory
 
 	from  io.ReadCloser // the present pod's answer
 	split *sse.Splitter
@@ -35,6 +36,8 @@ type stream struct {
 	own   []byte // the pod's own words on why it ends, for the client if nobody else goes on
 	cut   error  // why the present pod's answer ended before its time; to be seen to
 	end   error
+	took  bool             // an event
+	told  *resume.PodError // by the pod, for an answer in one piece
 	// trailer is the answer's, nil if it has none.
 	trailer http.Header
 	// What the vigil asks: whether anything was given to the client, and whether the
@@ -42,19 +45,28 @@ type stream struct {
 	begun, resumable atomic.Bool
 }
 
-// newStream opens the request as a stream, if it is one.
+// newStream opens the request as a stream, if it is one or can be made one.
 func (x *exchange) newStream() *stream {
-	if !x.req.Streams || x.req.Frontend == regions.GRPC {
+	if x.req.Frontend == regions.GRPC {
 		return nil
 	}
 	s := &stream{x: x, whole: x.body.Whole()}
-	profile := resume.Profile{}
-	if s.whole {
-		profile = x.route.Profile
+	switch {
+	case x.req.Streams:
+		profile := resume.Profile{}
+		if s.whole {
+			profile = x.route.Profile
+		}
+		s.session = resume.Open(profile, resume.DefaultLimits(), x.body.Bytes())
+	case s.whole && x.unary():
+		if s.gather, _ = resume.Gather(x.route.Profile, resume.DefaultLimits(), x.body.Bytes()); s.gather == nil {
+			return nil
+		}
+	default:
+		return nil
 	}
-	s.session = resume.Open(profile, resume.DefaultLimits(), x.body.Bytes())
 	if s.whole {
-		s.body = s.session.Body()
+		s.body = s.first()
 	}
 	return s
 }
@@ -93,18 +105,18 @@ func (s *stream) open(res *http.Response) (*http.Response, error) {
 	if s.buf == nil {
 		s.buf = make([]byte, 4<<10) // a burst of events; they come one by one
 	}
-	for len(s.out) == 0 && s.end == nil && s.cut == nil {
+	for s.took = false; !s.took && s.end == nil && s.cut == nil; {
 		s.step()
 	}
-	if len(s.out) == 0 && s.cut != nil {
+	if !s.took && s.cut != nil {
 		return nil, s.cut
 	}
-	s.resumable.Store(s.x.route.Resume && s.session.Refusal() == "" && a.place.print != (regions.Fingerprint{}))
+	s.resumable.Store(s.x.route.Resume && s.refusal() == "" && a.place.print != (regions.Fingerprint{}))
 	s.begun.Store(true)
 	// A copy, lest the transport put the pod's trailers over ours.
 	own := *res
 	own.Body = s
-	if s.trailer == nil && s.session.Refusal() == "" {
+	if s.trailer == nil && s.refusal() == "" {
 		s.trailer = http.Header{ResumedHeader: nil}
 	}
 	own.Trailer = s.trailer
@@ -160,14 +172,25 @@ func (s *stream) step() {
 
 // take takes one event.
 func (s *stream) take(event []byte) {
-	out, err := s.session.Event(event)
+	s.took = true
+	out, err := s.event(event)
 	var told *resume.PodError
-	if errors.As(err, &told) && told.Retryable && s.x.route.Resume {
+	if errors.As(err, &told) && told.Status() >= http.StatusInternalServerError {
+		s.x.current.inBand = true
+	}
+	switch {
+	case told != nil && told.Retryable && s.x.route.Resume:
 		s.cut, s.own = err, out
+		return
+	case s.gather != nil && err != nil:
+		s.told, s.end, s.x.current.bodyErr = told, io.EOF, io.EOF
+		if told == nil {
+			s.end = err // the answer is too long
+		}
 		return
 	}
 	s.out = append(s.out, out...)
-	if s.session.Complete() {
+	if s.stopped() {
 		s.x.current.bodyErr = io.EOF
 		s.finish()
 	}
@@ -176,6 +199,11 @@ func (s *stream) take(event []byte) {
 // pass ends the taking apart of a stream with an event that is too long: what is left
 // goes to the client as it comes.
 func (s *stream) pass() {
+	if s.gather != nil {
+		s.end = sse.ErrTooLong
+		return
+	}
+	s.took = true
 	s.out = append(s.out, s.split.Rest()...)
 	s.split = sse.NewSplitter(maxEvent)
 	s.session = resume.Open(resume.Profile{}, resume.DefaultLimits(), nil)
@@ -184,7 +212,7 @@ func (s *stream) pass() {
 
 // finish ends a stream that is complete, or that its pod ended cleanly.
 func (s *stream) finish() {
-	last, err := s.session.Finish()
+	last, err := s.last()
 	if err != nil {
 		s.cut = err
 		return
@@ -212,7 +240,7 @@ func (s *stream) goOn() {
 		body, err := s.rest(a)
 		if errors.Is(err, resume.ErrComplete) {
 			x.end = regions.EndServed
-			s.out, _ = s.session.Finish() // nothing is missing, so that it does not fail
+			s.out, _ = s.last() // nothing is missing, so that it does not fail
 			s.end = io.EOF
 			return
 		}
@@ -244,7 +272,7 @@ func (s *stream) rest(lost *attempt) ([]byte, error) {
 	case lost.place.print == (regions.Fingerprint{}) && s.x.req.Same == (regions.Fingerprint{}):
 		return nil, errNoFingerprint
 	default:
-		return s.session.Continue(s.x.proxy.opts.Now())
+		return s.onward(s.x.proxy.opts.Now())
 	}
 }
 
@@ -278,6 +306,12 @@ func (s *stream) carryOn(lost *attempt, body []byte) error {
 
 // tell ends a stream that can't go on with an event that says so.
 func (s *stream) tell(cut error) {
+	if s.gather != nil {
+		if s.cut, s.end = nil, io.EOF; !errors.As(cut, &s.told) {
+			s.end = &lostError{s.x.current.place, cut}
+		}
+		return
+	}
 	if s.out = s.own; len(s.out) == 0 {
 		s.out = s.session.Terminal(cutText(cut))
 	}
