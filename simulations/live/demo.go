@@ -68,17 +68,17 @@ func (w *World) attend(ctx context.Context, out io.Writer) error {
 		case <-ctx.Done():
 			return nil
 		case gone := <-w.failed:
-			_, _ = fmt.Fprintf(out, "%s ended (%s); it is started again in %v\n", gone.name, gone.state, reviveAfter)
+			_, _ = fmt.Fprintf(out, "%s ended (%s); it is started again in %v\n", gone.Name, gone.State, reviveAfter)
 			revive.Reset(reviveAfter)
 		case <-revive.C:
 			for _, p := range w.all() {
-				if p.pid() != 0 {
+				if p.PID() != 0 {
 					continue
 				}
-				if err := p.start(); err != nil {
+				if err := p.Start(); err != nil {
 					return err
 				}
-				_, _ = fmt.Fprintf(out, "%s runs again, pid %d\n", p.name, p.pid())
+				_, _ = fmt.Fprintf(out, "%s runs again, pid %d\n", p.Name, p.PID())
 			}
 		}
 	}

@@ -17,7 +17,7 @@ func (w *World) Failover(ctx context.Context, runs int, out io.Writer) error {
 		{Name: "kill -9 of a region", Run: w.loss(func() error { return w.Kill(client.Victim) })},
 		{Name: "SIGSTOP of a region", Run: w.loss(func() error { return w.Freeze(client.Victim) })},
 		{Name: "SIGSTOP of an agent", Run: w.loss(func() error {
-			_, err := w.agents[region(client.Victim)].signal(syscall.SIGSTOP, false)
+			_, err := w.agents[region(client.Victim)].Signal(syscall.SIGSTOP, false)
 			return err
 		})},
 	}.Table(ctx, runs, out)

@@ -13,22 +13,23 @@ import (
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/simulations/client"
 	"github.com/rhumb-lb/rhumb/simulations/layout"
+	"github.com/rhumb-lb/rhumb/simulations/process"
 )
 
 // continued lets a stopped process go on.
 const continued = syscall.SIGCONT
 
 // crew are the processes of a region: its agent and its pods.
-func (w *World) crew(id regions.ID) []*process {
+func (w *World) crew(id regions.ID) []*process.Process {
 	r := region(id)
-	return append([]*process{w.agents[r]}, w.pods[r]...)
+	return append([]*process.Process{w.agents[r]}, w.pods[r]...)
 }
 
 // Kill kills -9 all of a region.
 func (w *World) Kill(id regions.ID) error {
 	var errs []error
 	for _, p := range w.crew(id) {
-		errs = append(errs, p.kill())
+		errs = append(errs, p.Kill())
 	}
 	return errors.Join(errs...)
 }
@@ -38,7 +39,7 @@ func (w *World) Kill(id regions.ID) error {
 func (w *World) Freeze(id regions.ID) error {
 	var errs []error
 	for _, p := range w.crew(id) {
-		_, err := p.signal(syscall.SIGSTOP, false)
+		_, err := p.Signal(syscall.SIGSTOP, false)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
@@ -48,10 +49,10 @@ func (w *World) Freeze(id regions.ID) error {
 // both directors see all of it.
 func (w *World) Heal(ctx context.Context) error {
 	for _, p := range w.all() {
-		if err := p.start(); err != nil {
+		if err := p.Start(); err != nil {
 			return err
 		}
-		if _, err := p.signal(continued, false); err != nil {
+		if _, err := p.Signal(continued, false); err != nil {
 			return err
 		}
 	}

@@ -37,10 +37,10 @@ func TestKills(t *testing.T) {
 		w.setDrain(t, k%2 == 0)
 		rest := time.NewTimer(rand.N(2 * time.Second))
 		<-rest.C
-		if err := w.directors[0].kill(); err != nil {
+		if err := w.directors[0].Kill(); err != nil {
 			t.Fatal(err)
 		}
-		if err := w.directors[0].start(); err != nil {
+		if err := w.directors[0].Start(); err != nil {
 			t.Fatal(err)
 		}
 		took, err := w.answers(t.Context(), 0, "mistral."+layout.Zone)

@@ -20,6 +20,7 @@ import (
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/simulations/client"
 	"github.com/rhumb-lb/rhumb/simulations/layout"
+	"github.com/rhumb-lb/rhumb/simulations/process"
 )
 
 // Options are what a world is made from.
@@ -34,11 +35,11 @@ type Options struct {
 // World is a world of processes. Make it with [New], end it with [World.End].
 type World struct {
 	opts      Options
-	directors []*process
-	agents    []*process
-	pods      [][]*process // by region
+	directors []*process.Process
+	agents    []*process.Process
+	pods      [][]*process.Process // by region
 	client    *client.Client
-	failed    chan *stray // ends that nobody asked for
+	failed    chan *process.Stray // ends that nobody asked for
 }
 
 // New writes the files of a world and starts its processes. What has started
@@ -47,13 +48,13 @@ func New(ctx context.Context, o Options) (*World, error) {
 	if err := errors.Join(o.Layout.Check(), o.Layout.TryAll(ctx)); err != nil {
 		return nil, err
 	}
-	w := &World{opts: o, client: client.New(o.Layout), failed: make(chan *stray, (layout.PodsPerRegion+1)*len(layout.Places)+layout.Directors)}
+	w := &World{opts: o, client: client.New(o.Layout), failed: make(chan *process.Stray, (layout.PodsPerRegion+1)*len(layout.Places)+layout.Directors)}
 	if err := errors.Join(w.writeConfigs(), w.writeKeys(ctx)); err != nil {
 		return nil, err
 	}
 	w.makeProcesses()
 	for _, p := range w.all() {
-		if err := p.start(); err != nil {
+		if err := p.Start(); err != nil {
 			return nil, errors.Join(err, w.End(ctx))
 		}
 	}
@@ -105,7 +106,7 @@ func (w *World) writeKeys(ctx context.Context) error {
 		commands = append(commands, []string{"keygen", "region", string(p.ID), "--endpoint", fmt.Sprintf("http://%s=%s", at, at.Addr())})
 	}
 	for _, args := range commands {
-		if err := run(ctx, w.opts.Dir, w.opts.Bin, args...); err != nil {
+		if err := process.Run(ctx, w.opts.Dir, w.opts.Bin, args...); err != nil {
 			return err
 		}
 	}
@@ -119,7 +120,7 @@ func (w *World) makeProcesses() {
 	}
 	for r, p := range layout.Places {
 		w.agents = append(w.agents, w.daemon("agent", string(p.ID)))
-		var pods []*process
+		var pods []*process.Process
 		for k := range layout.PodsPerRegion {
 			args := []string{"pod", "--name", layout.PodName(p.ID, k), "--listen", l.PodHTTP(r, k).String(), "--metrics-listen", l.PodMetrics(r, k).String()}
 			for _, m := range p.Models {
@@ -131,18 +132,18 @@ func (w *World) makeProcesses() {
 	}
 }
 
-func (w *World) daemon(role, name string) *process {
+func (w *World) daemon(role, name string) *process.Process {
 	return w.process(name, role, "-c", w.path(name+".yaml"))
 }
 
-func (w *World) process(name string, args ...string) *process {
-	return &process{name: name, bin: w.opts.Bin, args: args, log: w.path(name + ".log"), failed: w.fail}
+func (w *World) process(name string, args ...string) *process.Process {
+	return &process.Process{Name: name, Bin: w.opts.Bin, Args: args, Log: w.path(name + ".log"), Failed: w.fail}
 }
 
 func (w *World) path(name string) string { return filepath.Join(w.opts.Dir, name) }
 
 // fail keeps ends that nobody asked for, at most one of each process.
-func (w *World) fail(s *stray) {
+func (w *World) fail(s *process.Stray) {
 	select {
 	case w.failed <- s:
 	default:
@@ -150,8 +151,8 @@ func (w *World) fail(s *stray) {
 }
 
 // all are the processes in the order in which they start: pods first.
-func (w *World) all() []*process {
-	var out []*process
+func (w *World) all() []*process.Process {
+	var out []*process.Process
 	for _, pods := range w.pods {
 		out = append(out, pods...)
 	}
@@ -164,11 +165,11 @@ func (w *World) End(ctx context.Context) error {
 	w.client.Close()
 	ctx = context.WithoutCancel(ctx)
 	var errs []error
-	for _, group := range [][]*process{w.agents, w.directors, w.all()} {
+	for _, group := range [][]*process.Process{w.agents, w.directors, w.all()} {
 		var g errgroup.Group
 		for _, p := range group {
-			_, _ = p.signal(continued, false) // one that is stopped can't end
-			g.Go(func() error { return p.stop(ctx) })
+			_, _ = p.Signal(continued, false) // one that is stopped can't end
+			g.Go(func() error { return p.Stop(ctx) })
 		}
 		errs = append(errs, g.Wait())
 	}
@@ -201,7 +202,7 @@ func (w *World) Welcome(out io.Writer) {
 	say := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format+"\n", args...) }
 	say("A Rhumb world of %d processes runs on this machine. Keys, configuration, state and logs: %s\n", len(w.all()), w.opts.Dir)
 	for _, p := range w.all() {
-		say("  pid %-8d %s %s", p.pid(), filepath.Base(p.bin), strings.Join(p.args, " "))
+		say("  pid %-8d %s %s", p.PID(), filepath.Base(p.Bin), strings.Join(p.Args, " "))
 	}
 	say("\nAsk as a client in London; kill -9 or kill -STOP a process and ask again:")
 	say("  dig @%s -p %d %s A +subnet=%s +short", l.DNS(0).Addr(), l.DNS(0).Port(), layout.Zone, regions.Unit(client.Homes[0].Addr))

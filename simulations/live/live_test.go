@@ -75,7 +75,7 @@ func TestTour(t *testing.T) {
 	}
 	for _, p := range w.all() {
 		if strings.Contains(p.lastWords(), "panic") {
-			t.Errorf("%s: %s", p.name, p.lastWords())
+			t.Errorf("%s: %s", p.Name, p.lastWords())
 		}
 	}
 }
@@ -87,7 +87,7 @@ func TestStrays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := exec.CommandContext(t.Context(), "kill", "-9", strconv.Itoa(w.agents[0].pid())).Run(); err != nil {
+	if err := exec.CommandContext(t.Context(), "kill", "-9", strconv.Itoa(w.agents[0].PID())).Run(); err != nil {
 		t.Fatal(err)
 	}
 	if gone := <-w.failed; !strings.Contains(gone.Error(), "us-east ended by itself (signal: killed)") {

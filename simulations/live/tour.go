@@ -14,6 +14,7 @@ import (
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/simulations/client"
 	"github.com/rhumb-lb/rhumb/simulations/layout"
+	"github.com/rhumb-lb/rhumb/simulations/process"
 )
 
 // step is one stop of the tour; it says in a few words what it saw.
@@ -131,7 +132,7 @@ func (w *World) podKilled(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := w.pods[r][victim].kill(); err != nil {
+	if err := w.pods[r][victim].Kill(); err != nil {
 		return "", err
 	}
 	whole, cut := 0, 0
@@ -212,7 +213,7 @@ func (w *World) agentKilled(ctx context.Context) (string, error) {
 
 func (w *World) agentStopped(ctx context.Context) (string, error) {
 	return w.lost(ctx, func() error {
-		_, err := w.agents[region(client.Victim)].signal(syscall.SIGSTOP, false)
+		_, err := w.agents[region(client.Victim)].Signal(syscall.SIGSTOP, false)
 		return err
 	})
 }
@@ -228,7 +229,7 @@ func (w *World) agentEnded(ctx context.Context) (string, error) {
 		return "", err
 	}
 	at := time.Now()
-	if err := w.agents[r].stop(ctx); err != nil {
+	if err := w.agents[r].Stop(ctx); err != nil {
 		return "", err
 	}
 	took := time.Since(at)
@@ -258,13 +259,13 @@ func (w *World) answers(ctx context.Context, d int, name string) (time.Duration,
 }
 
 func (w *World) directorKilled(ctx context.Context) (string, error) {
-	if err := w.directors[0].kill(); err != nil {
+	if err := w.directors[0].Kill(); err != nil {
 		return "", err
 	}
 	if err := w.sentBy(ctx, 1); err != nil {
 		return "", err
 	}
-	if err := w.directors[0].start(); err != nil {
+	if err := w.directors[0].Start(); err != nil {
 		return "", err
 	}
 	took, err := w.answers(ctx, 0, layout.Zone)
@@ -286,12 +287,12 @@ func (w *World) sentBy(ctx context.Context, d int) error {
 // alone restarts one director with nothing but its file: no other director and no
 // agent is there. It must answer, for the names that it learnt too.
 func (w *World) alone(ctx context.Context) (string, error) {
-	for _, p := range append(append([]*process{}, w.directors...), w.agents...) {
-		if err := p.kill(); err != nil {
+	for _, p := range append(append([]*process.Process{}, w.directors...), w.agents...) {
+		if err := p.Kill(); err != nil {
 			return "", err
 		}
 	}
-	if err := w.directors[0].start(); err != nil {
+	if err := w.directors[0].Start(); err != nil {
 		return "", err
 	}
 	took, err := w.answers(ctx, 0, "mistral."+layout.Zone)
@@ -304,13 +305,13 @@ func (w *World) alone(ctx context.Context) (string, error) {
 // empty starts a director without its file while it is asked for a learnt name:
 // it may be silent or fail, but must not deny the name.
 func (w *World) empty(ctx context.Context) (string, error) {
-	if err := w.directors[1].kill(); err != nil {
+	if err := w.directors[1].Kill(); err != nil {
 		return "", err
 	}
 	if err := os.Remove(w.path(layout.DirectorName(1) + ".state")); err != nil {
 		return "", err
 	}
-	if err := w.directors[1].start(); err != nil {
+	if err := w.directors[1].Start(); err != nil {
 		return "", err
 	}
 	var unready int
@@ -352,7 +353,7 @@ func (w *World) reloaded(ctx context.Context) (string, error) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			return err
 		}
-		if _, err := w.directors[0].signal(syscall.SIGHUP, false); err != nil {
+		if _, err := w.directors[0].Signal(syscall.SIGHUP, false); err != nil {
 			return err
 		}
 		return client.Until(ctx, func() error { return w.says(ctx, want) })
