@@ -140,6 +140,10 @@ func (a *Agent) assembleDoor(parts *slog.Logger) {
 	to.Spill, to.SpillTLS, to.Observe = a.spill, o.SpillTLS, a.runner.Observe
 	to.Dial, to.Limits, to.Now = o.Dial, o.Limits, o.Now
 	to.Logger, to.Registry = parts, o.Registry
+	to.Routes = map[regions.ModelName]proxy.Route{}
+	for _, m := range o.Models {
+		to.Routes[m.Name] = m.Route
+	}
 	a.proxy = proxy.New(to)
 	door := gateway.DefaultOptions(a.proxy)
 	door.Ready, door.Models = a.ready, a.models

@@ -87,6 +87,8 @@ type Model struct {
 	// Affinity is what requests have in common that meet on one pod, if Balance is
 	// hash.
 	Affinity regions.Affinity
+	// Route is what is done when a pod is lost.
+	Route proxy.Route
 }
 
 // DefaultOptions are the defaults of all that has one. Linger is the default TTL

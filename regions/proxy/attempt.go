@@ -48,7 +48,7 @@ type attempt struct {
 
 func newAttempt(x *exchange, to place, body payload) *attempt {
 	a := &attempt{x: x, place: to, begun: x.proxy.opts.Now()}
-	a.repeatable = x.req.Replayable && x.route.Replay && x.replays < x.limits.Replays && body.Whole()
+	a.repeatable = x.req.Replayable && !x.route.NoReplay && x.replays < x.limits.Replays && body.Whole()
 	x.proxy.metrics.inFlight.WithLabelValues(string(x.req.Model)).Inc()
 	if x.req.From != "" && to.pod != "" {
 		x.proxy.guests.add(x.req.Model, 1, a.begun)

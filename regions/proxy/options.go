@@ -43,7 +43,7 @@ type Options struct {
 	// SpillTLS is used towards https endpoints of other regions. Nil: the
 	// system's roots, no client certificate.
 	SpillTLS *tls.Config
-	// Routes are how requests of each model are treated; others are as DefaultRoute.
+	// Routes are how requests of each model are treated.
 	Routes map[regions.ModelName]Route
 	// Limits bound a request. The zero value stands for DefaultLimits.
 	Limits Limits
@@ -54,16 +54,15 @@ type Options struct {
 	Registry *prometheus.Registry
 }
 
-// Route is how one model's requests are treated when a pod is lost.
+// Route is how one model's requests are treated when a pod is lost. The zero value
+// does what it can for a model of which nothing is known.
 type Route struct {
-	// Replay sends generation again that was lost before its first event, and Resume
-	// lets streams that are cut go on elsewhere, if Profile tells how.
-	Replay, Resume bool
-	Profile        resume.Profile
+	// Profile tells how its pods talk, without which no stream is resumed.
+	Profile resume.Profile
+	// NoReplay keeps generation that was lost before its first event from being sent
+	// again, and NoResume cut streams from going on elsewhere.
+	NoReplay, NoResume bool
 }
-
-// DefaultRoute does what it can for a model of which nothing is known.
-func DefaultRoute() Route { return Route{Replay: true, Resume: true} }
 
 // Limits bound what one request may take. Only Total bounds the whole of a request: a
 // generation may run for hours as long as it moves.

@@ -107,7 +107,7 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, req regions.Requ
 	// The caller's deadlines are for short answers of its own.
 	cw.Lift()
 	_ = cw.Control().SetReadDeadline(time.Time{})
-	x := &exchange{proxy: p, limits: limits, in: r, ctx: r.Context(), w: cw, req: req, route: p.route(req.Model), begun: p.opts.Now()}
+	x := &exchange{proxy: p, limits: limits, in: r, ctx: r.Context(), w: cw, req: req, route: p.opts.Routes[req.Model], begun: p.opts.Now()}
 	defer x.finish()
 	if err := checkFields(r.Header); err != nil {
 		x.fail(cw, r, err)
@@ -161,14 +161,6 @@ func (x *exchange) readBody() (*client.Body, error) {
 		x.prompt = len(body.Bytes())
 	}
 	return body, err
-}
-
-// route is how a model's requests are treated.
-func (p *Proxy) route(m regions.ModelName) Route {
-	if r, ok := p.opts.Routes[m]; ok {
-		return r
-	}
-	return DefaultRoute()
 }
 
 // silent takes what the library would log: the exchange reports the same, with

@@ -29,7 +29,7 @@ func resuming(tb testing.TB) func(*proxy.Options) {
 	}
 	return func(o *proxy.Options) {
 		o.ExposePod, o.Admit.MaxWait = true, patience
-		o.Routes = map[regions.ModelName]proxy.Route{llama: {Replay: true, Resume: true, Profile: profile}}
+		o.Routes = map[regions.ModelName]proxy.Route{llama: {Profile: profile}}
 	}
 }
 

@@ -111,7 +111,7 @@ func (s *stream) open(res *http.Response) (*http.Response, error) {
 	if !s.took && s.cut != nil {
 		return nil, s.cut
 	}
-	s.resumable.Store(s.x.route.Resume && s.refusal() == "" && a.place.print != (regions.Fingerprint{}))
+	s.resumable.Store(!s.x.route.NoResume && s.refusal() == "" && a.place.print != (regions.Fingerprint{}))
 	s.begun.Store(true)
 	// A copy, lest the transport put the pod's trailers over ours.
 	own := *res
@@ -179,7 +179,7 @@ func (s *stream) take(event []byte) {
 		s.x.current.inBand = true
 	}
 	switch {
-	case told != nil && told.Retryable && s.x.route.Resume:
+	case told != nil && told.Retryable && !s.x.route.NoResume:
 		s.cut, s.own = err, out
 		return
 	case s.gather != nil && err != nil:
@@ -267,7 +267,7 @@ var (
 // rest is the body for the next pod after an attempt that was lost.
 func (s *stream) rest(lost *attempt) ([]byte, error) {
 	switch end := s.x.end; {
-	case !s.x.route.Resume, end != regions.EndPodLost && end != regions.EndPodError:
+	case s.x.route.NoResume, end != regions.EndPodLost && end != regions.EndPodError:
 		return nil, errNoResume
 	case lost.place.print == (regions.Fingerprint{}) && s.x.req.Same == (regions.Fingerprint{}):
 		return nil, errNoFingerprint

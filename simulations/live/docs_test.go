@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/rhumb-lb/rhumb/simulations/layout"
+	"github.com/rhumb-lb/rhumb/simulations/process"
 )
 
 // block is a fenced part of a page: commands, and the output that the page shows
@@ -131,7 +132,7 @@ func freeLayout(t *testing.T) layout.Layout {
 func clone(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := run(t.Context(), "../..", "cp", "-r", "cmd", "director", "dnsserver", "gossip", "regions", "deploy", "simulations", "go.mod", "go.sum", "Makefile", dir); err != nil {
+	if err := process.Run(t.Context(), "../..", "cp", "-r", "cmd", "director", "dnsserver", "gossip", "regions", "deploy", "simulations", "go.mod", "go.sum", "Makefile", dir); err != nil {
 		t.Fatal(err)
 	}
 	return dir

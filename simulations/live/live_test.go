@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/rhumb-lb/rhumb/simulations/process"
+
 	"go.uber.org/goleak"
 )
 
@@ -50,7 +52,7 @@ var built struct {
 func binary(t *testing.T) string {
 	t.Helper()
 	built.Do(func() {
-		built.err = run(context.Background(), "../..", "go", "build", "-o", filepath.Join(built.dir, "rhumb"), "./cmd/rhumb")
+		built.err = process.Run(context.Background(), "../..", "go", "build", "-o", filepath.Join(built.dir, "rhumb"), "./cmd/rhumb")
 	})
 	if built.err != nil {
 		t.Fatal(built.err)
@@ -74,8 +76,8 @@ func TestTour(t *testing.T) {
 		t.Error(err)
 	}
 	for _, p := range w.all() {
-		if strings.Contains(p.lastWords(), "panic") {
-			t.Errorf("%s: %s", p.Name, p.lastWords())
+		if strings.Contains(p.LastWords(), "panic") {
+			t.Errorf("%s: %s", p.Name, p.LastWords())
 		}
 	}
 }

@@ -208,7 +208,7 @@ func (w *World) lost(ctx context.Context, strike func() error) (string, error) {
 }
 
 func (w *World) agentKilled(ctx context.Context) (string, error) {
-	return w.lost(ctx, w.agents[region(client.Victim)].kill)
+	return w.lost(ctx, w.agents[region(client.Victim)].Kill)
 }
 
 func (w *World) agentStopped(ctx context.Context) (string, error) {
@@ -366,7 +366,7 @@ func (w *World) reloaded(ctx context.Context) (string, error) {
 		return "", err
 	}
 	err = client.Until(ctx, func() error {
-		if said := w.directors[0].lastWords(); !strings.Contains(said, "zoen") {
+		if said := w.directors[0].LastWords(); !strings.Contains(said, "zoen") {
 			return fmt.Errorf("it does not say what is wrong: %s", said)
 		}
 		return nil

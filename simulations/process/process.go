@@ -77,13 +77,13 @@ func (p *Process) follow(cmd *exec.Cmd, ended chan struct{}) {
 	p.cmd = nil
 	p.mu.Unlock()
 	if !asked {
-		p.Failed(&Stray{p.Name, cmd.ProcessState.String(), p.lastWords()})
+		p.Failed(&Stray{p.Name, cmd.ProcessState.String(), p.LastWords()})
 	}
 	close(ended)
 }
 
-// lastWords are the ends of what it wrote.
-func (p *Process) lastWords() string {
+// LastWords are the ends of what it wrote.
+func (p *Process) LastWords() string {
 	text, err := os.ReadFile(p.Log)
 	if err != nil {
 		return err.Error()
@@ -156,7 +156,7 @@ func (p *Process) Stop(ctx context.Context) error {
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-	return errors.Join(fmt.Errorf("%s did not end within %v of SIGTERM: %s", p.Name, patience, p.lastWords()), p.Kill())
+	return errors.Join(fmt.Errorf("%s did not end within %v of SIGTERM: %s", p.Name, patience, p.LastWords()), p.Kill())
 }
 
 // Run runs a command to its end in a folder.

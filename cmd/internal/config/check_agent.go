@@ -9,6 +9,7 @@ import (
 	"github.com/rhumb-lb/rhumb/cmd/internal/config/strict"
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/balance"
+	"github.com/rhumb-lb/rhumb/regions/proxy/resume"
 )
 
 func (c *checker) agent(a *Agent) {
@@ -86,6 +87,7 @@ func (c *checker) models(a *Agent) {
 		at := index("agent.models", i)
 		between(c, at+".slots", m.Slots, 0, maxSlots)
 		c.balance(at, &m, a.Balance)
+		c.generation(at, &m)
 		if !c.modelName(at+".name", m.Name) {
 			continue
 		}
@@ -106,6 +108,21 @@ func (c *checker) models(a *Agent) {
 			continue
 		}
 		labels[label] = i
+	}
+}
+
+// generation checks what is done when a pod is lost.
+func (c *checker) generation(at string, m *Model) {
+	if m.Profile != "" {
+		c.oneOf(at+".profile", m.Profile, resume.Names()...)
+	}
+	for _, x := range []struct{ key, value string }{{".replay", m.Replay}, {".resume", m.Resume}} {
+		if x.value != "" {
+			c.oneOf(at+x.key, x.value, "on", "off")
+		}
+	}
+	if m.Resume == "on" && m.Profile == "" {
+		c.fail(at+".resume", "has no effect without a profile", "write profile: vllm, trtllm or openai beside it")
 	}
 }
 

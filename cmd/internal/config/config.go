@@ -197,6 +197,13 @@ type Model struct {
 	// Affinity is what requests have in common that balance hash keeps on one pod:
 	// header:NAME, cookie:NAME, key, uri, client or prompt.
 	Affinity string `mapstructure:"affinity"`
+	// Profile is how the model's pods talk, which is needed to go on with a stream that
+	// its pod has cut: vllm, trtllm or openai. Empty: such streams end with an error.
+	Profile string `mapstructure:"profile"`
+	// Replay says whether generation that was lost before its first event is sent again
+	// elsewhere, and Resume whether cut streams go on elsewhere: on (as if empty) or off.
+	Replay string `mapstructure:"replay"`
+	Resume string `mapstructure:"resume"`
 }
 
 // Discovery is one source of pods. Type "static" lists them in Pods. Type "dns"

@@ -14,6 +14,8 @@ import (
 	"github.com/rhumb-lb/rhumb/regions/discovery"
 	"github.com/rhumb-lb/rhumb/regions/gateway"
 	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
+	"github.com/rhumb-lb/rhumb/regions/proxy"
+	"github.com/rhumb-lb/rhumb/regions/proxy/resume"
 )
 
 // AgentOptions reads what the configuration names and makes an agent's options
@@ -42,7 +44,13 @@ func (c *Config) AgentOptions(now time.Time) (agent.Options, error) {
 		if err != nil {
 			return o, fmt.Errorf("%s.affinity: %w", index("agent.models", i), err)
 		}
-		o.Models = append(o.Models, agent.Model{Name: regions.ModelName(m.Name), Host: m.Host, Balance: m.Balance, Affinity: affinity})
+		route := proxy.Route{NoReplay: m.Replay == "off", NoResume: m.Resume == "off"}
+		if m.Profile != "" {
+			if route.Profile, err = resume.NewProfile(m.Profile); err != nil {
+				return o, fmt.Errorf("%s.profile: %w", index("agent.models", i), err)
+			}
+		}
+		o.Models = append(o.Models, agent.Model{Name: regions.ModelName(m.Name), Host: m.Host, Balance: m.Balance, Affinity: affinity, Route: route})
 	}
 	if o.Sources, err = a.sources(); err != nil {
 		return o, err

@@ -46,7 +46,12 @@ var Imports = []Rule{
 	// What both daemons serve with: replaceable TLS, and the frame of the admin API.
 	{Packages: []string{"regions/livetls"}, StdOnly: true},
 	{Packages: []string{"regions/admin"}, May: []string{"regions", "regions/livetls"}},
-	{Packages: []string{"regions/proxy"}, May: []string{"regions", "regions/pool", "regions/proxy/sse", "regions/proxy/resume"}},
+	{Packages: []string{"regions/admit"}, May: []string{"regions"}},
+	{Packages: []string{"regions/proxy"}, May: []string{"regions", "regions/pool", "regions/admit", "regions/rpc", "regions/proxy/..."}},
+	// The client's side of a request, its ways to pods, the watch over them, and what
+	// may be repeated.
+	{Packages: []string{"regions/proxy/client", "regions/proxy/link", "regions/proxy/vigil"}},
+	{Packages: []string{"regions/proxy/budget"}, StdOnly: true, Never: outside, Pure: true},
 	// The splitter of event streams, and what decides on how a cut one goes on.
 	{Packages: []string{"regions/proxy/sse"}, StdOnly: true, Never: outside, Pure: true},
 	{Packages: []string{"regions/proxy/resume"}, May: []string{"regions/proxy/sse", "regions/triton/inferencepb"}, Never: outside, Pure: true},
