@@ -54,7 +54,8 @@ var Imports = []Rule{
 	{Packages: []string{"regions/proxy/budget"}, StdOnly: true, Never: outside, Pure: true},
 	// The splitter of event streams, and what decides on how a cut one goes on.
 	{Packages: []string{"regions/proxy/sse"}, StdOnly: true, Never: outside, Pure: true},
-	{Packages: []string{"regions/proxy/resume"}, May: []string{"regions/proxy/sse", "regions/triton/inferencepb"}, Never: outside, Pure: true},
+	// It names statuses in the words of net/http.
+	{Packages: []string{"regions/proxy/resume"}, May: []string{"regions/proxy/sse", "regions/triton/inferencepb"}, Never: []string{"net", "os", "os/exec", "testing"}, Pure: true},
 	{
 		Packages: []string{"regions/agent"},
 		May:      []string{"regions", "regions/...", "gossip", "gossip/fleet", "gossip/wire", "director", "director/latency"},
@@ -93,7 +94,7 @@ var Imports = []Rule{
 		Packages: []string{"cmd/internal/config"},
 		May: []string{
 			"cmd/internal/config/strict", "cmd/internal/config/keysfile",
-			"regions", "regions/admin", "regions/agent", "regions/balance", "regions/discovery/...", "regions/gateway/...", "gossip", "gossip/fleet",
+			"regions", "regions/admin", "regions/agent", "regions/balance", "regions/discovery/...", "regions/gateway/...", "regions/proxy/...", "gossip", "gossip/fleet",
 			"director/node", "director/geo", "director/redirect", "dnsserver",
 		},
 	},
