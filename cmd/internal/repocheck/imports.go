@@ -32,7 +32,16 @@ var Imports = []Rule{
 	// The generated messages of Triton's gRPC protocol.
 	{Packages: []string{"regions/triton/inferencepb"}},
 	// It is linked into the product, so it must not bring the testing flags along.
-	{Packages: []string{"regions/triton/tritontest"}, May: []string{"regions/triton/inferencepb"}, Never: []string{"testing"}},
+	{
+		Packages: []string{"regions/triton/tritontest", "regions/triton/tritontest/rpc"},
+		May:      []string{"regions/triton/inferencepb", "regions/triton/tritontest/..."}, Never: []string{"testing"},
+	},
+	// What its frontends share.
+	{Packages: []string{"regions/triton/tritontest/core"}, StdOnly: true, Never: []string{"testing", "net"}},
+	{
+		Packages: []string{"regions/triton/tritontest/socket", "regions/triton/tritontest/openai"},
+		May:      []string{"regions/triton/tritontest/core", "regions/triton/tritontest/socket"}, StdOnly: true, Never: []string{"testing"},
+	},
 	{Packages: []string{"regions/triton"}, May: []string{"regions", "regions/triton/inferencepb"}},
 	{Packages: []string{"regions/gateway"}, May: []string{"regions", "regions/gateway/keyring"}},
 	{Packages: []string{"regions/scale"}, May: []string{"regions"}, StdOnly: true, Never: outside, Pure: true},

@@ -2,9 +2,12 @@ package tritontest
 
 import (
 	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/rhumb-lb/rhumb/regions/triton/tritontest/core"
 )
 
 func TestDecodeGenerate(t *testing.T) {
@@ -14,19 +17,19 @@ func TestDecodeGenerate(t *testing.T) {
 	for _, c := range []struct {
 		model Model
 		body  string
-		want  genRequest
+		want  core.Request
 	}{
-		{vllm, `{"text_input":"a b"}`, genRequest{prompt: "a b", promptTokens: 2, maxTokens: 16, prepend: true}},
-		{vllm, `{"text_input":["a"],"stream":[true]}`, genRequest{prompt: "a", promptTokens: 1, maxTokens: 16, stream: true}},
+		{vllm, `{"text_input":"a b"}`, core.Request{Prompt: "a b", PromptTokens: 2, MaxTokens: 16, Prepend: true}},
+		{vllm, `{"text_input":["a"],"stream":[true]}`, core.Request{Prompt: "a", PromptTokens: 1, MaxTokens: 16, Stream: true}},
 		{vllm, `{"id":"7","text_input":"a","parameters":{"max_tokens":3,"temperature":0.5,"seed":1,"x":"y"}}`,
-			genRequest{id: "7", prompt: "a", promptTokens: 1, maxTokens: 3, prepend: true}},
-		{vllm, `{"text_input":"a","max_tokens":2,"sampling_parameters":"{\"max_tokens\":\"5\"}"}`, genRequest{prompt: "a", promptTokens: 1, maxTokens: 5, prepend: true}},
-		{vllm, `{"text_input":"a","max_tokens":2,"sampling_parameters":"{}"}`, genRequest{prompt: "a", promptTokens: 1, maxTokens: 16, prepend: true}},
-		{vllm, `{"text_input":"a","max_tokens":-4}`, genRequest{prompt: "a", promptTokens: 1, prepend: true}},
-		{trt, `{"text_input":"a","max_tokens":2,"stream":true}`, genRequest{prompt: "a", promptTokens: 1, maxTokens: 2, stream: true}},
+			core.Request{ID: "7", Prompt: "a", PromptTokens: 1, MaxTokens: 3, Prepend: true}},
+		{vllm, `{"text_input":"a","max_tokens":2,"sampling_parameters":"{\"max_tokens\":\"5\"}"}`, core.Request{Prompt: "a", PromptTokens: 1, MaxTokens: 5, Prepend: true}},
+		{vllm, `{"text_input":"a","max_tokens":2,"sampling_parameters":"{}"}`, core.Request{Prompt: "a", PromptTokens: 1, MaxTokens: 16, Prepend: true}},
+		{vllm, `{"text_input":"a","max_tokens":-4}`, core.Request{Prompt: "a", PromptTokens: 1, Prepend: true}},
+		{trt, `{"text_input":"a","max_tokens":2,"stream":true}`, core.Request{Prompt: "a", PromptTokens: 1, MaxTokens: 2, Stream: true}},
 	} {
 		got, err := decodeGenerate([]byte(c.body), c.model)
-		if err != nil || got != c.want {
+		if err != nil || !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s: %+v, %v; want %+v", c.body, got, err, c.want)
 		}
 	}
@@ -53,7 +56,7 @@ func TestDecodeGenerate(t *testing.T) {
 			"request JSON size of 67108881 bytes exceeds the maximum allowed input size of 67108864 bytes. Use --http-max-input-size to increase the limit."},
 	} {
 		_, err := decodeGenerate([]byte(c.body), c.model)
-		if err == nil || err.status != c.status || err.text != c.text {
+		if err == nil || err.Status != c.status || err.Text != c.text {
 			t.Errorf("%.60s: %+v", c.body, err)
 		}
 	}
@@ -77,23 +80,23 @@ func FuzzDecodeGenerate(f *testing.F) {
 		for _, m := range []Model{vllm, trt} {
 			q, err := decodeGenerate(body, m)
 			if err != nil {
-				if err.status != 400 && err.status != 500 || !json.Valid([]byte(errorJSON(err.text))) {
-					t.Fatalf("refused with %d %q", err.status, err.text)
+				if err.Status != 400 && err.Status != 500 || !json.Valid([]byte(errorJSON(err.Text))) {
+					t.Fatalf("refused with %d %q", err.Status, err.Text)
 				}
 				continue
 			}
-			if q.maxTokens < 0 || q.promptTokens < 0 || q.promptTokens > len(q.prompt) || !utf8.ValidString(q.prompt) {
+			if q.MaxTokens < 0 || q.PromptTokens < 0 || q.PromptTokens > len(q.Prompt) || !utf8.ValidString(q.Prompt) {
 				t.Fatalf("decoded %+v", q)
 			}
 			var out map[string]any
-			if err := json.Unmarshal(response(m, q, step{text: " x", tokens: 1, finish: "None"}), &out); err != nil {
+			if err := json.Unmarshal(response(m, q, core.Step{Text: " x", Tokens: 1, Finish: "None"}), &out); err != nil {
 				t.Fatal(err)
 			}
-			if id, _ := out["id"].(string); id != q.id {
-				t.Fatalf("id %q came back as %q", q.id, id)
+			if id, _ := out["id"].(string); id != q.ID {
+				t.Fatalf("id %q came back as %q", q.ID, id)
 			}
 		}
-		if q, err := decodeInfer(body, trt); err == nil && q.stream {
+		if q, err := decodeInfer(body, trt); err == nil && q.Stream {
 			t.Fatal("a coupled model streams")
 		}
 	})

@@ -8,75 +8,7 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"pgregory.net/rapid"
 )
-
-func TestInterTokenGrowsWithTheBatch(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		m := DefaultModel("llama")
-		m.Slots = rapid.IntRange(1, 512).Draw(t, "slots")
-		m.BatchPenalty = rapid.IntRange(0, 10000).Draw(t, "penalty")
-		m.InterToken = time.Duration(rapid.Int64Range(0, int64(10*time.Second)).Draw(t, "alone"))
-		previous := time.Duration(-1)
-		for b := 1; b <= m.Slots; b++ {
-			d := interToken(m, b)
-			if d < previous || d < m.InterToken {
-				t.Fatalf("batch %d: %v after %v", b, d, previous)
-			}
-			previous = d
-		}
-		most := m.InterToken + m.InterToken*time.Duration(m.BatchPenalty)/1000
-		if m.Slots > 1 && (previous > most || most-previous > time.Millisecond) {
-			t.Fatalf("full batch: %v, want %v", previous, most)
-		}
-	})
-}
-
-func TestTokensContinueWhereAnotherPodStopped(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		prompt := rapid.String().Draw(t, "prompt")
-		n := rapid.IntRange(1, 40).Draw(t, "n")
-		cut := rapid.IntRange(0, n).Draw(t, "cut")
-		all := Tokens("llama", prompt, n)
-		emitted := strings.Join(all[:cut], "")
-		rest := Tokens("llama", prompt+emitted, n-cut)
-		if got, want := strings.Join(rest, "|"), strings.Join(all[cut:], "|"); got != want {
-			t.Fatalf("resumed after %d: %q, want %q", cut, got, want)
-		}
-		if got, want := countTokens(prompt+emitted), countTokens(prompt)+cut; got != want {
-			t.Fatalf("%d tokens in prompt and %d emitted, want %d", got, cut, want)
-		}
-	})
-}
-
-func TestCountTokens(t *testing.T) {
-	for text, want := range map[string]int{
-		"": 0, "  \n\t": 0, "hi": 1, "hello world": 2, "12345678": 1, "123456789": 2, "a\u3000b": 2,
-		"世界世界世界": 3, strings.Repeat("x", 800): 100, "\xff\xff": 1,
-	} {
-		if got := countTokens(text); got != want {
-			t.Errorf("%q: %d, want %d", text, got, want)
-		}
-	}
-}
-
-func TestVocabularyIsOneTokenPerEntry(t *testing.T) {
-	seen := make(map[string]bool)
-	for _, w := range vocabulary {
-		if w[0] != ' ' || countTokens(w) != 1 || seen[w] {
-			t.Errorf("%q: %d tokens", w, countTokens(w))
-		}
-		seen[w] = true
-	}
-	used := make(map[string]int)
-	for _, w := range Tokens("llama", "hi", 64*100) {
-		used[w]++
-	}
-	if len(used) != len(vocabulary) {
-		t.Errorf("%d of %d words used", len(used), len(vocabulary))
-	}
-}
 
 // TestStreamResumesOnAnotherPod cuts a stream of one pod and continues it on
 // another with the emitted text behind the prompt: the same text and the same
@@ -135,7 +67,7 @@ func TestQueueIsFirstInFirstOutAndLimited(t *testing.T) {
 	for i := range 2 {
 		c := dial(t, p.Addr())
 		send(t, c, "POST /v2/models/llama/generate_stream", fmt.Sprintf(`{"id":"%d","text_input":"hi","stream":true,"max_tokens":1}`, i))
-		eventually(t, "queued", func() bool { return p.current().repo.models["llama"].engine.gauges().waiting == i+1 })
+		eventually(t, "queued", func() bool { return p.current().core.Loaded()[0].Engine.Gauges().Waiting == i+1 })
 	}
 	for id, want := range map[string]string{
 		`"id":"42",`: `{"error":"[request id: 42] Exceeds maximum queue size"}`,

@@ -2,19 +2,15 @@ package tritontest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"sort"
 	"strconv"
 	"strings"
+
+	"github.com/rhumb-lb/rhumb/regions/triton/tritontest/core"
+	"github.com/rhumb-lb/rhumb/regions/triton/tritontest/socket"
 )
-
-// errInBand ends a stream with an error event, by the FailInBand switch.
-var errInBand = errors.New("in-band failure")
-
-// What the simulated failures say, in the backend's form.
-const simulatedFailure = "Error generating stream: simulated failure"
 
 // serveGenerate serves generate and generate_stream. What fails before the
 // inference is a plain JSON error; from there on the first response decides the
@@ -23,12 +19,12 @@ func (p *process) serveGenerate(w http.ResponseWriter, r *http.Request, name, ve
 	if !allowed(w, r, jsonType, http.MethodPost) {
 		return
 	}
-	eng, err := p.repo.lookup(name, version)
+	eng, err := p.core.Lookup(name, version)
 	if err == nil {
-		err = p.serving()
+		err = p.core.Serving()
 	}
 	if encoding := r.Header.Get("Content-Encoding"); err == nil && encoding != "" && encoding != "identity" {
-		err = invalid("Unsupported content-encoding, only 'identity' is supported.")
+		err = core.Invalid("Unsupported content-encoding, only 'identity' is supported.")
 	}
 	if err != nil {
 		replyError(w, jsonType, err)
@@ -38,7 +34,7 @@ func (p *process) serveGenerate(w http.ResponseWriter, r *http.Request, name, ve
 	if readErr != nil {
 		panic(http.ErrAbortHandler) // the client broke off
 	}
-	q, err := decodeGenerate(body, eng.model)
+	q, err := decodeGenerate(body, eng.Model())
 	if err != nil {
 		replyError(w, jsonType, err)
 		return
@@ -51,79 +47,19 @@ func (p *process) serveGenerate(w http.ResponseWriter, r *http.Request, name, ve
 		w: w, control: http.NewResponseController(w), streaming: streaming,
 		orca: func() string { return p.orca(r.Header.Get("Endpoint-Load-Metrics-Format")) },
 	}
-	p.run(ctx, connOf(r.Context()), eng, q, out)
+	p.run(ctx, socket.Of(r.Context()), eng, q, out)
 }
 
 // run answers one decoded request and leaves the connection to net/http only if
 // the answer is whole.
-func (p *process) run(ctx context.Context, c *conn, eng *engine, q genRequest, out answer) {
-	j := p.pod.ledger.begin(c, eng.model.Name, q.id, out.events())
-	end := p.generate(ctx, eng, j, q, out)
-	if end == running {
+func (p *process) run(ctx context.Context, c *socket.Conn, eng *core.Engine, q core.Request, out core.Answer) {
+	j := p.core.Begin(core.HTTP, eng.Model(), q, out.Events())
+	c.Carry(j)
+	end := p.core.Generate(ctx, eng, j, q, out)
+	if end == core.Running {
 		panic(http.ErrAbortHandler)
 	}
-	c.ended(j, end)
-}
-
-// answer is how the responses of a request reach its client.
-type answer interface {
-	// send sends one response.
-	send(m Model, q genRequest, s step) error
-	// finish ends the answer: with the error if it is not nil.
-	finish(err *apiError) End
-	// events tells whether the answer is an event stream.
-	events() bool
-}
-
-func (p *process) generate(ctx context.Context, eng *engine, j *job, q genRequest, out answer) End {
-	refused := refuse(eng.model, q)
-	if refused == nil && p.pod.faults.fails() {
-		refused = internal(simulatedFailure)
-	}
-	if refused != nil {
-		eng.fail(failBackend)
-		return out.finish(refused)
-	}
-	n := 0
-	err := eng.generate(ctx, j, q, func(s step) error {
-		n++
-		if err := out.send(eng.model, q, s); err != nil {
-			return err
-		}
-		if out.events() && p.pod.faults.failsInBand(n) {
-			return errInBand
-		}
-		return nil
-	})
-	switch {
-	case err == nil:
-		return out.finish(nil)
-	case errors.Is(err, errInBand):
-		return out.finish(internal(simulatedFailure))
-	case errors.Is(err, errQueueFull):
-		full := unavailable("%sExceeds maximum queue size", q.logID())
-		full.early = true
-		out.finish(full)
-		return Rejected
-	case errors.Is(err, errQueueTimeout):
-		out.finish(unavailable("Request timeout expired"))
-		return Rejected
-	}
-	return running // cut, or the client has left
-}
-
-// refuse is what the backend finds wrong with a request before it queues it.
-func refuse(m Model, q genRequest) *apiError {
-	switch {
-	case m.Flavour == VLLM && q.stream && q.prepend:
-		return internal("Error generating stream: When streaming, `exclude_input_in_output` = False is not allowed.")
-	case q.maxTokens < 1:
-		return internal("Error generating stream: max_tokens must be at least 1, got %d.", q.maxTokens)
-	case q.promptTokens >= m.MaxTokens:
-		return internal("Error generating stream: The decoder prompt (length %d) is longer than the maximum model length of %d. "+
-			"Make sure that `max_model_len` is no smaller than the number of text tokens.", q.promptTokens, m.MaxTokens)
-	}
-	return nil
+	j.Ended(end)
 }
 
 // responder writes the responses of generate or generate_stream.
@@ -136,7 +72,7 @@ type responder struct {
 	held      []byte // generate's response, which must be the only one
 }
 
-func (o *responder) events() bool { return o.streaming }
+func (o *responder) Events() bool { return o.streaming }
 
 // start sets the status by the first response.
 func (o *responder) start(status int) {
@@ -151,15 +87,15 @@ func (o *responder) start(status int) {
 	o.w.WriteHeader(status)
 }
 
-// send writes one response as one chunk; generate holds it back until the end.
-func (o *responder) send(m Model, q genRequest, s step) error {
+// Send writes one response as one chunk; generate holds it back until the end.
+func (o *responder) Send(m Model, q core.Request, s core.Step) error {
 	if o.responses++; o.responses == 1 {
 		o.start(http.StatusOK)
 	}
 	if o.streaming {
 		return o.chunk(response(m, q, s))
 	}
-	if o.held = response(m, q, s); q.stream {
+	if o.held = response(m, q, s); q.Stream {
 		return o.control.Flush()
 	}
 	return nil
@@ -179,17 +115,17 @@ func (o *responder) chunk(body []byte) error {
 	return nil
 }
 
-// finish ends the body. Writes that fail are seen by the connection.
-func (o *responder) finish(err *apiError) End {
+// Finish ends the body. Writes that fail are seen by the connection.
+func (o *responder) Finish(err *core.Error) End {
 	switch {
-	case err != nil && err.early:
+	case err != nil && err.Early:
 		replyError(o.w, jsonType, err)
 		return Failed
 	case err != nil:
 		if o.responses == 0 {
-			o.start(err.status)
+			o.start(err.Status)
 		}
-		_ = o.chunk([]byte(errorJSON(err.text)))
+		_ = o.chunk([]byte(errorJSON(err.Text)))
 		return Failed
 	case o.streaming:
 		return Completed
@@ -204,35 +140,31 @@ func (o *responder) finish(err *apiError) End {
 
 // response is one response as JSON: keys in alphabetical order, arrays of one
 // element without their brackets.
-func response(m Model, q genRequest, s step) []byte {
-	text := s.text
-	if q.prepend && !q.stream {
-		text = q.prompt + text
-	}
+func response(m Model, q core.Request, s core.Step) []byte {
 	quoted := func(v string) string { return string(appendJSON(nil, v)) }
 	out := map[string]string{
 		"model_name":    quoted(m.Name),
 		"model_version": quoted(strconv.Itoa(m.Version)),
-		"text_output":   quoted(text),
+		"text_output":   quoted(q.Text(s)),
 	}
-	if q.id != "" {
-		out["id"] = quoted(q.id)
+	if q.ID != "" {
+		out["id"] = quoted(q.ID)
 	}
-	if m.Flavour == TRTLLM {
+	if m.Flavour == core.TRTLLM {
 		out["cum_log_probs"], out["output_log_probs"] = "0.0", "0.0"
-		if s.tokens > 1 {
-			out["output_log_probs"] = "[0.0" + strings.Repeat(",0.0", s.tokens-1) + "]"
+		if s.Tokens > 1 {
+			out["output_log_probs"] = "[0.0" + strings.Repeat(",0.0", s.Tokens-1) + "]"
 		}
 		out["sequence_end"], out["sequence_id"], out["sequence_start"] = "false", "0", "false"
 	}
-	if q.finishReason {
-		out["finish_reason"] = quoted(s.finish)
+	if q.FinishReason {
+		out["finish_reason"] = quoted(s.Finish)
 	}
-	if q.numInput {
-		out["num_input_tokens"] = strconv.Itoa(q.promptTokens)
+	if q.NumInput {
+		out["num_input_tokens"] = strconv.Itoa(q.PromptTokens)
 	}
-	if q.numOutput {
-		out["num_output_tokens"] = strconv.Itoa(s.tokens)
+	if q.NumOutput {
+		out["num_output_tokens"] = strconv.Itoa(s.Tokens)
 	}
 	keys := make([]string, 0, len(out))
 	for k := range out {
@@ -255,12 +187,12 @@ func (p *process) serveInfer(w http.ResponseWriter, r *http.Request, name, versi
 	if !allowed(w, r, plainType, http.MethodPost) {
 		return
 	}
-	eng, err := p.repo.lookup(name, version)
-	if err == nil && !eng.model.Coupled {
-		err = unsupported("HTTP end point doesn't support models with decoupled transaction policy")
+	eng, err := p.core.Lookup(name, version)
+	if err == nil && !eng.Model().Coupled {
+		err = core.Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
 	}
 	if err == nil && r.Header.Get("Inference-Header-Content-Length") != "" {
-		err = unsupported("binary tensors are not simulated; send the inputs as JSON")
+		err = core.Unsupported("binary tensors are not simulated; send the inputs as JSON")
 	}
 	if err != nil {
 		replyError(w, plainType, err)
@@ -270,12 +202,12 @@ func (p *process) serveInfer(w http.ResponseWriter, r *http.Request, name, versi
 	if readErr != nil {
 		panic(http.ErrAbortHandler)
 	}
-	q, err := decodeInfer(body, eng.model)
+	q, err := decodeInfer(body, eng.Model())
 	if err != nil {
 		replyError(w, jsonType, err)
 		return
 	}
-	p.run(lifeOf(r.Context()), connOf(r.Context()), eng, q, &inferAnswer{w: w})
+	p.run(lifeOf(r.Context()), socket.Of(r.Context()), eng, q, &inferAnswer{w: w})
 }
 
 // inferAnswer is the one response of infer.
@@ -284,24 +216,20 @@ type inferAnswer struct {
 	body string
 }
 
-func (a *inferAnswer) events() bool { return false }
+func (a *inferAnswer) Events() bool { return false }
 
-func (a *inferAnswer) send(m Model, q genRequest, s step) error {
+func (a *inferAnswer) Send(m Model, q core.Request, s core.Step) error {
 	b := []byte{'{'}
-	if q.id != "" {
-		b = append(appendJSON(append(b, `"id":`...), q.id), ',')
-	}
-	text := s.text
-	if q.prepend {
-		text = q.prompt + text
+	if q.ID != "" {
+		b = append(appendJSON(append(b, `"id":`...), q.ID), ',')
 	}
 	b = appendJSON(append(b, `"model_name":`...), m.Name)
 	b = fmt.Appendf(b, `,"model_version":"%d","outputs":[{"name":"text_output","datatype":"BYTES","shape":[1],"data":[`, m.Version)
-	a.body = string(appendJSON(b, text)) + "]}]}"
+	a.body = string(appendJSON(b, q.Text(s))) + "]}]}"
 	return nil
 }
 
-func (a *inferAnswer) finish(err *apiError) End {
+func (a *inferAnswer) Finish(err *core.Error) End {
 	if err != nil {
 		replyError(a.w, jsonType, err)
 		return Failed

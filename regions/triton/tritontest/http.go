@@ -2,11 +2,14 @@ package tritontest
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/rhumb-lb/rhumb/regions/triton/tritontest/core"
 )
 
 // Triton's routes: full matches on the path as it was sent, not decoded, and
@@ -22,10 +25,6 @@ const (
 	plainType = "text/plain" // what libevhtp adds to an answer without a type
 	jsonType  = "application/json"
 )
-
-const serverMetadata = `{"name":"triton","version":"2.73.0","extensions":["classification","sequence","model_repository",` +
-	`"model_repository(unload_dependents)","schedule_policy","model_configuration","system_shared_memory","cuda_shared_memory",` +
-	`"binary_tensor_data","parameters","statistics","trace","logging"]}`
 
 // The default settings that a Triton reports which nobody has asked to trace.
 const (
@@ -47,7 +46,7 @@ func (p *process) serveAPI(w http.ResponseWriter, r *http.Request) {
 		p.serveSettings(w, r, traceSettings)
 		return
 	case "/v2":
-		p.serveGet(w, r, jsonType, func() (string, *apiError) { return serverMetadata, nil })
+		p.serveGet(w, r, jsonType, func() (string, *core.Error) { return serverMetadata(), nil })
 		return
 	}
 	if m := modelRoute.FindStringSubmatch(path); m != nil && p.serveModel(w, r, m[1], m[2], m[3]) {
@@ -81,7 +80,7 @@ func rawPath(r *http.Request) string {
 func (p *process) serveModel(w http.ResponseWriter, r *http.Request, name, version, verb string) bool {
 	switch verb {
 	case "ready":
-		p.serveGet(w, r, plainType, func() (string, *apiError) { return "", p.modelReady(name, version) })
+		p.serveGet(w, r, plainType, func() (string, *core.Error) { return "", p.core.ModelReady(name, version) })
 	case "infer":
 		p.serveInfer(w, r, name, version)
 	case "generate":
@@ -89,7 +88,7 @@ func (p *process) serveModel(w http.ResponseWriter, r *http.Request, name, versi
 	case "generate_stream":
 		p.serveGenerate(w, r, name, version, true)
 	case "config":
-		p.serveGet(w, r, jsonType, func() (string, *apiError) { return p.repo.config(name, version) })
+		p.serveGet(w, r, jsonType, func() (string, *core.Error) { return p.config(name, version) })
 	case "stats":
 		p.serveStats(w, r, name, version)
 	case "trace/setting":
@@ -98,18 +97,18 @@ func (p *process) serveModel(w http.ResponseWriter, r *http.Request, name, versi
 		}
 		p.serveSettings(w, r, traceSettings)
 	default:
-		p.serveGet(w, r, jsonType, func() (string, *apiError) {
-			if err := p.serving(); err != nil {
+		p.serveGet(w, r, jsonType, func() (string, *core.Error) {
+			if err := p.core.Serving(); err != nil {
 				return "", err
 			}
-			return p.repo.metadata(name, version)
+			return p.metadata(name, version)
 		})
 	}
 	return true
 }
 
 // serveGet answers GET with a body or an error, both of the same type.
-func (p *process) serveGet(w http.ResponseWriter, r *http.Request, contentType string, body func() (string, *apiError)) {
+func (p *process) serveGet(w http.ResponseWriter, r *http.Request, contentType string, body func() (string, *core.Error)) {
 	if !allowed(w, r, contentType, http.MethodGet) {
 		return
 	}
@@ -128,39 +127,13 @@ func (p *process) serveHealth(w http.ResponseWriter, r *http.Request, kind strin
 		return
 	}
 	switch {
-	case p.isExiting():
-		replyError(w, plainType, unavailable("Server exiting"))
-	case kind == "live" || p.repo.ready():
+	case p.core.Exiting():
+		replyError(w, plainType, core.Unavailable("Server exiting"))
+	case kind == "live" || p.core.Ready():
 		reply(w, http.StatusOK, plainType, "")
 	default:
 		reply(w, http.StatusBadRequest, plainType, "")
 	}
-}
-
-func (p *process) isExiting() bool { return p.exiting.Load() || p.pod.faults.isExiting() }
-
-// serving is the core's own check before most calls.
-func (p *process) serving() *apiError {
-	if p.isExiting() {
-		return unavailable("Server not ready")
-	}
-	return nil
-}
-
-// modelReady is nil for a model version that is loaded and whose backend says
-// that it is well.
-func (p *process) modelReady(name, version string) *apiError {
-	e, err := p.repo.lookup(name, version)
-	if err != nil {
-		return err
-	}
-	if err := p.serving(); err != nil {
-		return err
-	}
-	if p.pod.faults.isNotReady(e.model.Name) {
-		return invalid("Model version not ready")
-	}
-	return nil
 }
 
 // serveSettings reports trace or log settings; a change is accepted and has no
@@ -185,7 +158,7 @@ func serveMemory(w http.ResponseWriter, r *http.Request, action string) {
 		reply(w, http.StatusOK, jsonType, "[]")
 		return
 	}
-	replyError(w, jsonType, unsupported("Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."))
+	replyError(w, jsonType, core.Unsupported("Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."))
 }
 
 // allowed answers 405 to any other method.
@@ -207,8 +180,8 @@ func reply(w http.ResponseWriter, status int, contentType, body string) {
 	_, _ = io.WriteString(w, body) // a client that has left can't be told
 }
 
-func replyError(w http.ResponseWriter, contentType string, err *apiError) {
-	reply(w, err.status, contentType, errorJSON(err.text))
+func replyError(w http.ResponseWriter, contentType string, err *core.Error) {
+	reply(w, err.Status, contentType, errorJSON(err.Text))
 }
 
 func errorJSON(text string) string {
@@ -243,4 +216,8 @@ func appendJSON(b []byte, s string) []byte {
 		}
 	}
 	return append(b, '"')
+}
+
+func serverMetadata() string {
+	return fmt.Sprintf(`{"name":"%s","version":"%s","extensions":["%s"]}`, core.ServerName, core.ServerVersion, strings.Join(core.Extensions, `","`))
 }

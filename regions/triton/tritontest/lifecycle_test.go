@@ -321,7 +321,7 @@ func (l plainListener) Accept() (net.Conn, error) {
 func TestInjectedListenersServeEveryLife(t *testing.T) {
 	var asked []string
 	p := newPod(t, func(o *Options) {
-		o.MetricsAddr = ""
+		o.MetricsAddr, o.GRPCAddr, o.OpenAIAddr = "", "", ""
 		o.Listen = func(ctx context.Context, network, address string) (net.Listener, error) {
 			asked = append(asked, address)
 			ln, err := new(net.ListenConfig).Listen(ctx, network, address)
@@ -340,7 +340,7 @@ func TestInjectedListenersServeEveryLife(t *testing.T) {
 	if want := []string{"127.0.0.1:0", p.Addr(), p.Addr()}; strings.Join(asked, " ") != strings.Join(want, " ") {
 		t.Errorf("listened on %v, want %v", asked, want)
 	}
-	if p.MetricsAddr() != "" {
-		t.Errorf("metrics at %s", p.MetricsAddr())
+	if p.MetricsAddr()+p.GRPCAddr()+p.OpenAIAddr() != "" {
+		t.Errorf("metrics at %q, gRPC at %q, OpenAI at %q", p.MetricsAddr(), p.GRPCAddr(), p.OpenAIAddr())
 	}
 }

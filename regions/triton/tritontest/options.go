@@ -6,87 +6,62 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"strings"
 	"time"
+
+	"github.com/rhumb-lb/rhumb/regions/triton/tritontest/core"
 )
 
-// Flavour is the backend that a model runs on; it decides the model's inputs,
-// its outputs and its metrics.
-type Flavour int
+// What a pod serves is described in the words of package core.
+type (
+	// Model describes one model of a pod and how fast it is.
+	Model = core.Model
+	// Stats counts the requests of one model.
+	Stats = core.Stats
+	// Request is one ended request, as the pod remembers it.
+	Request = core.Record
+	// End is how a request ended.
+	End = core.End
+	// Zombie is how a model fails whose backend has died unnoticed.
+	Zombie = core.Zombie
+)
 
+// The backends of models, and the states of one.
 const (
-	// VLLM is Triton's vLLM backend: decoupled, waits inside the engine (the
-	// pending gauge stays 0), no gauges of its own.
-	VLLM Flavour = iota
-	// TRTLLM is a TensorRT-LLM ensemble: max_tokens is a required input, and
-	// nv_trt_llm_* gauges tell waiting and active requests and KV cache blocks.
-	TRTLLM
+	VLLM    = core.VLLM
+	TRTLLM  = core.TRTLLM
+	Alive   = core.Alive
+	Hanging = core.Hanging
+	Failing = core.Failing
 )
 
-// Model describes one model of a pod and how fast it is.
-type Model struct {
-	// Name as in the URL: no slash.
-	Name string
-	// Version is the only version of the model, at least 1.
-	Version int
-	// Flavour is the backend.
-	Flavour Flavour
-	// Coupled models answer each request once and serve infer; the others are
-	// decoupled, as vLLM always is.
-	Coupled bool
-	// Slots is how many sequences run at once (the largest batch).
-	Slots int
-	// PrefillPerToken is the time to read one token of the prompt. A token is
-	// a word between white space, and each further 8 bytes of a longer one.
-	PrefillPerToken time.Duration
-	// InterToken is the time between two tokens of a sequence that runs alone.
-	InterToken time.Duration
-	// BatchPenalty is by how much (permille) a token takes longer when all
-	// slots are busy than alone; it grows linearly with the batch.
-	BatchPenalty int
-	// QueueLimit is max_queue_size of Triton's own scheduler: more waiting
-	// requests are refused. 0 is no limit. With a limit or a timeout (or
-	// Coupled) requests wait in that queue and count as pending; else they
-	// wait inside of the backend, where Triton's metrics don't see them.
-	QueueLimit int
-	// QueueTimeout is default_timeout_microseconds of that queue. 0 is none.
-	QueueTimeout time.Duration
-	// LoadDelay passes before the model is READY, after Start and after a load.
-	LoadDelay time.Duration
-	// Unloaded keeps the model in the repository, not loaded at Start.
-	Unloaded bool
-	// MaxTokens is the context length: prompt and output together.
-	MaxTokens int
-	// StopEvery ends a text by itself (finish reason "stop") at one in so many
-	// tokens on average; 0 is never. Like the tokens, it depends on the text only.
-	StopEvery int
-	// KVBlocks is the size of the KV cache in blocks of 64 tokens (TRTLLM).
-	KVBlocks int
-}
+// The ends of a request: see core.
+const (
+	Completed   = core.Completed
+	Failed      = core.Failed
+	Rejected    = core.Rejected
+	Canceled    = core.Canceled
+	Undelivered = core.Undelivered
+	Cut         = core.Cut
+)
 
-// DefaultModel returns a small vLLM model: 8 slots, 0.2 ms of prefill and 20 ms
-// of decoding per token, twice that in a full batch (decoding is bound by
-// memory, so a batch costs far less than its size).
-func DefaultModel(name string) Model {
-	return Model{
-		Name:            name,
-		Version:         1,
-		Slots:           8,
-		PrefillPerToken: 200 * time.Microsecond,
-		InterToken:      20 * time.Millisecond,
-		BatchPenalty:    1000,
-		MaxTokens:       32768, // the context of the models in common use
-		KVBlocks:        4096,  // 8 slots × 32768 tokens / 64
-	}
-}
+// DefaultModel returns a small vLLM model.
+func DefaultModel(name string) Model { return core.DefaultModel(name) }
+
+// Tokens returns the first n tokens that any pod generates for the prompt with
+// a model of this name, of the usual checkpoint and that never stops by itself;
+// joined, they are the text.
+func Tokens(model, prompt string, n int) []string { return core.Tokens(model, prompt, n) }
 
 // Options configures a Pod. Start from DefaultOptions.
 type Options struct {
 	// Name is for logs only.
 	Name string
-	// Addr and MetricsAddr are host:port to listen on; port 0 takes a free one.
-	// An empty MetricsAddr means no metrics server.
-	Addr, MetricsAddr string
+	// Addr is the host:port of the HTTP frontend; port 0 takes a free one, here
+	// and below.
+	Addr string
+	// GRPCAddr, OpenAIAddr and MetricsAddr are those of the gRPC frontend, the
+	// OpenAI frontend and the metrics server. An empty one is not served.
+	GRPCAddr, OpenAIAddr, MetricsAddr string
 	// Models of the repository.
 	Models []Model
 	// Explicit is --model-control-mode=explicit: load and unload work.
@@ -112,6 +87,8 @@ func DefaultOptions() Options {
 	return Options{
 		Name:            "triton",
 		Addr:            "127.0.0.1:0",
+		GRPCAddr:        "127.0.0.1:0",
+		OpenAIAddr:      "127.0.0.1:0",
 		MetricsAddr:     "127.0.0.1:0",
 		Explicit:        true,
 		ExitTimeout:     30 * time.Second, // Triton's default
@@ -124,7 +101,7 @@ func DefaultOptions() Options {
 func (o Options) validate() error {
 	seen := make(map[string]bool)
 	for i, m := range o.Models {
-		if err := m.validate(); err != nil {
+		if err := m.Validate(); err != nil {
 			return fmt.Errorf("models[%d] %q: %w", i, m.Name, err)
 		}
 		if seen[m.Name] {
@@ -134,27 +111,6 @@ func (o Options) validate() error {
 	}
 	if o.ExitTimeout < 0 || o.MetricsInterval < 0 || o.LogSize < 0 {
 		return errors.New("exit timeout, metrics interval and log size must not be negative")
-	}
-	return nil
-}
-
-func (m Model) validate() error {
-	switch {
-	case m.Name == "" || strings.Contains(m.Name, "/"):
-		return errors.New("name must not be empty or contain a slash")
-	case m.Version < 1:
-		return errors.New("version must be at least 1; start from DefaultModel")
-	case m.Slots < 1:
-		return errors.New("slots must be at least 1; start from DefaultModel")
-	case m.MaxTokens < 1:
-		return errors.New("max tokens must be at least 1; start from DefaultModel")
-	case m.Flavour == VLLM && m.Coupled:
-		return errors.New("the vLLM backend is always decoupled; use TRTLLM for a coupled model")
-	case m.Flavour == TRTLLM && m.KVBlocks < 1:
-		return errors.New("KV blocks must be at least 1; start from DefaultModel")
-	case min(m.PrefillPerToken, m.InterToken, m.QueueTimeout, m.LoadDelay) < 0,
-		min(m.BatchPenalty, m.QueueLimit, m.StopEvery) < 0:
-		return errors.New("times, penalty, queue limit and stop must not be negative")
 	}
 	return nil
 }

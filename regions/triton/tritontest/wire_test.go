@@ -41,7 +41,7 @@ func TestAnswersToTheByte(t *testing.T) {
 			`{"name":"max_tokens","shape":[1,1],"datatype":"INT32","data":[2]}]}`
 	)
 	for _, c := range []struct{ line, body, want string }{
-		{"GET /v2", "", whole("200 OK", jsonT, serverMetadata)},
+		{"GET /v2", "", whole("200 OK", jsonT, serverMetadata())},
 		{"GET /v2/health/live", "", whole("200 OK", plain, "")},
 		{"GET /v2/health/ready", "", whole("200 OK", plain, "")},
 		{"POST /v2/health/ready", "", whole("405 Method Not Allowed", plain, notAllowed)},

@@ -1,4 +1,4 @@
-package tritontest
+package core
 
 import (
 	"context"
@@ -12,18 +12,19 @@ import (
 var (
 	errQueueFull    = errors.New("queue is full")
 	errQueueTimeout = errors.New("request timed out in the queue")
+	errDead         = errors.New("backend is dead")
 )
 
-// engine runs the sequences of one loaded model: a first-in first-out queue in
+// Engine runs the sequences of one loaded model: a first-in first-out queue in
 // front of a fixed number of slots.
-type engine struct {
-	proc  *process
-	model Model
+type Engine struct {
+	server *Server
+	model  Model
 
 	mu      sync.Mutex // guards the fields below
 	running map[*sequence]struct{}
 	waiting []*ticket
-	counts  counters
+	counts  Counters
 }
 
 // sequence is one request in a slot. Its tokens (prompt and output so far) say
@@ -38,27 +39,27 @@ type ticket struct {
 	granted chan *sequence
 }
 
-// step is what the backend hands out at once: one token of a stream, or the
+// Step is what the backend hands out at once: one token of a stream, or the
 // whole text of any other request.
-type step struct {
-	text   string
-	tokens int
-	finish string // "None" until the last, then "stop" or "length"
+type Step struct {
+	Text   string
+	Tokens int
+	Finish string // "None" until the last, then "stop" or "length"
 }
 
-func newEngine(p *process, m Model) *engine {
-	return &engine{proc: p, model: m, running: make(map[*sequence]struct{})}
+// Last tells whether the text ends with this step.
+func (s Step) Last() bool { return s.Finish != "None" }
+
+func newEngine(s *Server, m Model) *Engine {
+	return &Engine{server: s, model: m, running: make(map[*sequence]struct{})}
 }
 
-// queues tells whether requests wait in Triton's own queue, where they are
-// pending, rather than unseen inside of a decoupled backend.
-func (e *engine) queues() bool {
-	return e.model.Coupled || e.model.QueueLimit > 0 || e.model.QueueTimeout > 0
-}
+// Model is what the engine runs.
+func (e *Engine) Model() Model { return e.model }
 
 // enter waits for a slot. It fails with errQueueFull, errQueueTimeout (the
 // request's own timeout, if shorter than the queue's) or ctx's error.
-func (e *engine) enter(ctx context.Context, timeout time.Duration) (*sequence, error) {
+func (e *Engine) enter(ctx context.Context, timeout time.Duration) (*sequence, error) {
 	e.mu.Lock()
 	if len(e.running) < e.model.Slots {
 		defer e.mu.Unlock()
@@ -76,7 +77,7 @@ func (e *engine) enter(ctx context.Context, timeout time.Duration) (*sequence, e
 		timeout = q
 	}
 	var expired <-chan time.Time
-	if e.queues() && timeout > 0 {
+	if e.model.Queues() && timeout > 0 {
 		timer := time.NewTimer(timeout)
 		defer timer.Stop()
 		expired = timer.C
@@ -97,7 +98,7 @@ func (e *engine) enter(ctx context.Context, timeout time.Duration) (*sequence, e
 
 // withdraw takes the ticket out of the queue, or returns the slot that it was
 // granted in the meantime.
-func (e *engine) withdraw(t *ticket, why error) (*sequence, error) {
+func (e *Engine) withdraw(t *ticket, why error) (*sequence, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for i, other := range e.waiting {
@@ -109,20 +110,20 @@ func (e *engine) withdraw(t *ticket, why error) (*sequence, error) {
 	return <-t.granted, nil
 }
 
-func (e *engine) admitLocked() *sequence {
+func (e *Engine) admitLocked() *sequence {
 	s := new(sequence)
 	e.running[s] = struct{}{}
-	e.proc.gpu.change(time.Now(), 1)
-	e.proc.pod.ledger.batch(e.model.Name, len(e.running))
+	e.server.gpu.change(time.Now(), 1)
+	e.server.ledger.batch(e.model.Name, len(e.running))
 	return s
 }
 
 // leave frees the slot and gives it to the next in the queue.
-func (e *engine) leave(s *sequence) {
+func (e *Engine) leave(s *sequence) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.running, s)
-	e.proc.gpu.change(time.Now(), -1)
+	e.server.gpu.change(time.Now(), -1)
 	if len(e.waiting) > 0 {
 		t := e.waiting[0]
 		e.waiting = e.waiting[1:]
@@ -132,70 +133,93 @@ func (e *engine) leave(s *sequence) {
 
 // generate runs the request from the queue to its last token and hands the
 // steps to emit. An error from emit or the end of ctx stops it.
-func (e *engine) generate(ctx context.Context, j *job, q genRequest, emit func(step) error) error {
-	begin := time.Now()
-	s, err := e.enter(ctx, q.timeout)
+func (e *Engine) generate(ctx context.Context, j *Job, q Request, emit func(Step) error) error {
+	t := timing{arrived: time.Now()}
+	s, err := e.enter(ctx, q.Timeout)
 	if err != nil {
-		e.count(begin, begin, err)
+		t.begun = t.arrived
+		e.count(t, err)
 		return err
 	}
-	start := time.Now()
-	if !e.queues() {
-		start = begin // the wait inside of a backend is computing to Triton
+	if t.begun = time.Now(); !e.model.Queues() {
+		t.begun = t.arrived // the wait inside of a backend is computing to Triton
 	}
-	err = e.decode(ctx, s, j, q, emit)
+	var text strings.Builder
+	n := 0
+	err = e.decode(ctx, s, q, func(one Step) error {
+		n++
+		s.tokens.Add(1)
+		j.tokens.Add(1)
+		t.token(time.Now())
+		text.WriteString(one.Text)
+		switch {
+		case !q.Stream && !one.Last():
+			return nil
+		case !q.Stream:
+			one = Step{text.String(), n, one.Finish}
+		case e.model.Cumulative:
+			one.Text = text.String()
+		}
+		return emit(one)
+	})
 	e.leave(s)
-	e.count(begin, start, err)
+	t.prompt = q.PromptTokens
+	e.count(t, err)
 	return err
 }
 
 // decode is the time in the slot: prefill, then a token at a time.
-func (e *engine) decode(ctx context.Context, s *sequence, j *job, q genRequest, emit func(step) error) error {
-	s.tokens.Store(int64(q.promptTokens))
-	if err := e.proc.pause(ctx, time.Duration(q.promptTokens)*e.model.PrefillPerToken); err != nil {
+func (e *Engine) decode(ctx context.Context, s *sequence, q Request, each func(Step) error) error {
+	s.tokens.Store(int64(q.PromptTokens))
+	if err := e.pause(ctx, time.Duration(q.PromptTokens)*e.model.PrefillPerToken); err != nil {
 		return err
 	}
 	s.prefilled.Store(true)
-	limit := min(q.maxTokens, e.model.MaxTokens-q.promptTokens)
-	state := newTextState(e.model.Name, q.prompt)
-	var text strings.Builder
+	limit := min(q.MaxTokens, e.model.MaxTokens-q.PromptTokens)
+	state, text := newTextState(e.model, q.Prompt), newBuffer(q.Stop)
 	for n := 1; ; n++ {
-		one := step{tokens: 1, finish: "None"}
+		one, piece := Step{Tokens: 1, Finish: "None"}, ""
 		if state.stops(e.model.StopEvery) {
-			one.finish = "stop"
+			one.Finish = "stop"
 		} else {
-			one.text = state.next()
-			state = state.add(one.text)
+			piece = state.next()
+			state = state.add(piece)
 			if n == limit {
-				one.finish = "length"
+				one.Finish = "length"
 			}
 		}
-		s.tokens.Add(1)
-		j.tokens.Add(1)
-		if q.stream {
-			if err := emit(one); err != nil {
-				return err
-			}
-		} else if text.WriteString(one.text); one.finish != "None" {
-			return emit(step{text.String(), n, one.finish})
+		seen, hit := text.add(piece, one.Last())
+		if one.Text = seen; hit {
+			one.Finish = "stop"
 		}
-		if one.finish != "None" {
+		if err := each(one); err != nil {
+			return err
+		}
+		if one.Last() {
 			return nil
 		}
-		if err := e.proc.pause(ctx, interToken(e.model, e.batch())); err != nil {
+		if err := e.pause(ctx, interToken(e.model, e.batch())); err != nil {
 			return err
 		}
 	}
 }
 
-func (e *engine) batch() int {
+// pause computes for a while, if the backend lives.
+func (e *Engine) pause(ctx context.Context, d time.Duration) error {
+	if err := e.server.Pause(ctx, d); err != nil {
+		return err
+	}
+	return e.server.faults.backend(ctx, e.model.Name)
+}
+
+func (e *Engine) batch() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return len(e.running)
 }
 
 // idle tells whether nothing runs or waits.
-func (e *engine) idle() bool {
+func (e *Engine) idle() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return len(e.running) == 0 && len(e.waiting) == 0
