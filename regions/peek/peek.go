@@ -61,7 +61,7 @@ func Head(body io.Reader, s Scanner, most int) ([]byte, error) {
 }
 
 // Whole is the body again. The scanner, which has seen the head, sees the rest as
-// it is read, and its error ends the body. Closing closes the rest.
+// it is read, and its error ends the body; nil sees nothing. Closing closes the rest.
 func Whole(head []byte, rest io.ReadCloser, s Scanner) io.ReadCloser {
 	return &whole{head: *bytes.NewReader(head), rest: rest, scan: s}
 }
@@ -86,8 +86,10 @@ func (w *whole) Read(p []byte) (int, error) {
 		return 0, w.err
 	}
 	n, err := w.rest.Read(p)
-	if _, bad := w.scan.Write(p[:n]); bad != nil {
-		n, err = 0, bad
+	if w.scan != nil {
+		if _, bad := w.scan.Write(p[:n]); bad != nil {
+			n, err = 0, bad
+		}
 	}
 	w.err = err
 	return n, err
