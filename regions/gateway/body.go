@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
@@ -87,9 +86,9 @@ func (g *Gateway) read(v *visit, r *http.Request) error {
 	if v.route.frontend == regions.OpenAI {
 		return g.readObject(v, r)
 	}
-	v.rule = g.opts.Affinity(v.route.model)
-	if n := v.rule.PromptBytes(); n > 0 && (v.route.name == routeGenerate || v.route.name == routeGenerateStream) {
-		return v.readPrompt(r, n)
+	v.meet = g.opts.Affinity(v.route.model)
+	if affinity.Wants(v.meet) && (v.route.name == routeGenerate || v.route.name == routeGenerateStream) {
+		return v.readPrompt(r)
 	}
 	return nil
 }
@@ -99,7 +98,7 @@ func (g *Gateway) readObject(v *visit, r *http.Request) error {
 	if kind := r.Header.Get("Content-Encoding"); kind != "" && kind != "identity" {
 		return &refusal{status: http.StatusUnsupportedMediaType, text: "send the body without Content-Encoding", hangUp: true}
 	}
-	o := &peek.Object{Keep: affinity.MaxPrompt}
+	o := &peek.Object{Keep: affinity.PromptBytes}
 	head, err := v.readHead(r, o)
 	var bad peek.BodyError
 	switch {
@@ -118,10 +117,8 @@ func (g *Gateway) readObject(v *visit, r *http.Request) error {
 		}
 	}
 	v.route.model = regions.ModelName(o.Model)
-	v.rule = g.opts.Affinity(v.route.model)
-	v.streams = o.Stream
-	v.prompt = slices.Clone(o.Prompt[:min(len(o.Prompt), v.rule.PromptBytes())])
-	o.Prompt, o.Keep = nil, 0 // the scanner lives as long as the body
+	v.meet = g.opts.Affinity(v.route.model)
+	v.streams, v.prompt = o.Stream, o.Prompt
 	r.Body = peek.Whole(head, r.Body, o)
 	return nil
 }
@@ -146,15 +143,15 @@ func (g *Gateway) readMessage(v *visit, r *http.Request) error {
 		return badRequest("the model's name is not within the first 64 KiB of the message")
 	}
 	v.route.model = regions.ModelName(m.Model)
-	v.rule = g.opts.Affinity(v.route.model)
+	v.meet = g.opts.Affinity(v.route.model)
 	r.Body = peek.Whole(head, r.Body, m)
 	return nil
 }
 
 // readPrompt reads how a prompt begins. What is wrong with such a body is the pod's
 // to say, so it then is one without a prompt.
-func (v *visit) readPrompt(r *http.Request, n int) error {
-	o := &prompt{peek.Object{Keep: n}}
+func (v *visit) readPrompt(r *http.Request) error {
+	o := &prompt{peek.Object{Keep: affinity.PromptBytes}}
 	head, err := v.readHead(r, o)
 	var bad peek.BodyError
 	if err != nil && !errors.As(err, &bad) && !errors.Is(err, io.ErrUnexpectedEOF) {

@@ -27,7 +27,6 @@ import (
 
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/gateway"
-	"github.com/rhumb-lb/rhumb/regions/gateway/affinity"
 	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
 	"github.com/rhumb-lb/rhumb/regions/rpc"
 	"github.com/rhumb-lb/rhumb/regions/triton/inferencepb"
@@ -99,7 +98,7 @@ func TestCalls(t *testing.T) {
 	d := open(t, func(o *gateway.Options) {
 		o.Forward, o.Ready = pods, func() bool { return ready }
 		o.Generates = func(m regions.ModelName) bool { return m == "llama" }
-		o.Affinity = func(regions.ModelName) affinity.Rule { return affinity.Rule{By: affinity.Header, Name: "X-Session"} }
+		o.Affinity = func(regions.ModelName) regions.Affinity { return regions.Affinity{By: "header", Name: "X-Session"} }
 	})
 	conn := d.caller()
 	triton, ctx := inferencepb.NewGRPCInferenceServiceClient(conn), t.Context()

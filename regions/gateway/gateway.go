@@ -34,6 +34,9 @@ type Forwarder interface {
 	Forward(w http.ResponseWriter, r *http.Request, req regions.Request)
 }
 
+// spilledHeader names the region whose gateway sent a request on.
+const spilledHeader = "Rhumb-Spilled-From"
+
 // Options say what a gateway works with. Forward is required.
 type Options struct {
 	Forward Forwarder
@@ -48,7 +51,7 @@ type Options struct {
 	// calls that was lost before its first answer may begin again. Nil: none does.
 	Generates func(regions.ModelName) bool
 	// Affinity is by what the requests for a model should meet. Nil: nothing.
-	Affinity func(regions.ModelName) affinity.Rule
+	Affinity func(regions.ModelName) regions.Affinity
 	// Policy says who is let in, until [Gateway.SetPolicy] changes it.
 	Policy Policy
 	// Version is told by the server's metadata.
@@ -75,7 +78,7 @@ func (o Options) withDefaults() Options {
 		o.Generates = func(regions.ModelName) bool { return false }
 	}
 	if o.Affinity == nil {
-		o.Affinity = func(regions.ModelName) affinity.Rule { return affinity.Rule{} }
+		o.Affinity = func(regions.ModelName) regions.Affinity { return regions.Affinity{} }
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -211,7 +214,7 @@ func (g *Gateway) request(v *visit, r *http.Request) regions.Request {
 		Model:      v.route.model,
 		Client:     v.client,
 		URI:        r.RequestURI,
-		Affinity:   v.rule.Of(r, v.client, keyLabel(v.key), v.prompt),
+		Affinity:   affinity.Of(v.meet, r, v.client, keyLabel(v.key), v.prompt),
 		Frontend:   v.route.frontend,
 		Aside:      v.route.aside(),
 		Class:      v.class,
@@ -219,6 +222,8 @@ func (g *Gateway) request(v *visit, r *http.Request) regions.Request {
 		Replayable: v.route.replayable(g.opts.Generates),
 		Streams:    v.streams || v.route.name == routeGenerateStream || v.route.name == callStreamInfer,
 		HasKey:     v.key != nil,
+		From:       regions.ID(r.Header.Get(spilledHeader)),
+		Key:        keyLabel(v.key),
 	}
 }
 

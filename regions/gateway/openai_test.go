@@ -18,7 +18,6 @@ import (
 
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/gateway"
-	"github.com/rhumb-lb/rhumb/regions/gateway/affinity"
 	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
 )
 
@@ -244,13 +243,13 @@ func TestClassAndWait(t *testing.T) {
 func TestAffinity(t *testing.T) {
 	r, tokens := ring(t, keyring.Key{ID: "team-a"})
 	pods := &echo{}
-	rules := map[regions.ModelName]affinity.Rule{
-		"header": {By: affinity.Header, Name: "X-Session"}, "cookie": {By: affinity.Cookie, Name: "user"}, "key": {By: affinity.Key},
-		"uri": {By: affinity.URI}, "client": {By: affinity.Client}, "prompt": {By: affinity.Prompt, Bytes: 6},
+	rules := map[regions.ModelName]regions.Affinity{
+		"header": {By: "header", Name: "X-Session"}, "cookie": {By: "cookie", Name: "user"}, "key": {By: "key"},
+		"uri": {By: "uri"}, "client": {By: "client"}, "prompt": {By: "prompt"},
 	}
 	d := open(t, func(o *gateway.Options) {
 		o.Forward, o.Policy.Keys = pods, r
-		o.Affinity = func(m regions.ModelName) affinity.Rule { return rules[m] }
+		o.Affinity = func(m regions.ModelName) regions.Affinity { return rules[m] }
 	})
 	long := strings.Repeat("x", 1<<20)
 	for _, tt := range []struct{ path, body, want string }{
@@ -260,15 +259,15 @@ func TestAffinity(t *testing.T) {
 		{"/v2/models/key/generate", `{}`, "team-a"},
 		{"/v1/models/uri/generate?x=1", `{}`, "/v1/models/uri/generate?x=1"},
 		{"/v2/models/client/generate", `{}`, "127.0.0.1"},
-		{"/v2/models/prompt/generate", `{"text_input":"Once upon"}`, `"Once `},
+		{"/v2/models/prompt/generate", `{"text_input":"Once upon"}`, `"Once upon"`},
 		{"/v2/models/prompt/generate_stream", `{"x":"` + long + `","text_input":"Once upon"}`, ``}, // too far behind
-		{"/v2/models/prompt/generate", `{"text_input":"` + long + `"}`, `"xxxxx`},
+		{"/v2/models/prompt/generate", `{"text_input":"` + long + `"}`, `"` + long[:255]},
 		{"/v2/models/prompt/generate", `{"text_input":"O`, `"O`}, // the pod's to refuse
 		{"/v2/models/prompt/generate", `rubbish`, ``},
 		{"/v2/models/prompt/generate", ``, ``},
 		{"/v2/models/prompt/infer", `{"text_input":"Once upon"}`, ``},
-		{"/v1/chat/completions", `{"model":"prompt","messages":[{"role":"user"}]}`, `[{"rol`},
-		{"/v1/completions", `{"prompt":"Once upon","model":"prompt"}`, `"Once `},
+		{"/v1/chat/completions", `{"model":"prompt","messages":[{"role":"user"}]}`, `[{"role":"user"}]`},
+		{"/v1/completions", `{"prompt":"Once upon","model":"prompt"}`, `"Once upon"`},
 		{"/v1/completions", `{"prompt":"Once upon","model":"none"}`, ``},
 		{"/v1/completions", `{"prompt":"Once upon","model":"header"}`, `s1`},
 	} {

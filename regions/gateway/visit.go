@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
-	"github.com/rhumb-lb/rhumb/regions/gateway/affinity"
 	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
 	"github.com/rhumb-lb/rhumb/regions/rpc"
 )
@@ -21,7 +20,7 @@ type visit struct {
 	client netip.Addr
 	key    *keyring.Key // nil for nobody's
 	route  route
-	rule   affinity.Rule
+	meet   regions.Affinity
 	class  regions.Class
 	// maxWait is how long the request may wait for a slot, and timeout for its end; 0
 	// if it does not say.
