@@ -13,7 +13,7 @@ import (
 
 func keygenKey() *cobra.Command {
 	var k keyring.Key
-	var pepperFile, keysFile string
+	var pepperFile, keysFile, priority string
 	var models []string
 	cmd := &cobra.Command{
 		Use:   "key ID",
@@ -25,6 +25,10 @@ that runs takes it over by itself. ID names the key in logs and metrics.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			k.ID = args[0]
+			var ok bool
+			if k.Class, ok = regions.ParseClass(priority); !ok {
+				return badInput{fmt.Errorf("--priority %s: want high, normal or low", priority)}
+			}
 			for _, m := range models {
 				k.Models = append(k.Models, regions.ModelName(m))
 			}
@@ -40,6 +44,7 @@ that runs takes it over by itself. ID names the key in logs and metrics.`,
 	cmd.Flags().StringArrayVar(&models, "model", nil, "a `model` that the key is for; can be repeated; all without it")
 	cmd.Flags().Float64Var(&k.Rate, "rate", 0, "how many `requests` a second it may send in the long run; 0 is no limit")
 	cmd.Flags().IntVar(&k.Burst, "burst", 0, "how many `requests` it may send at once; 0 is a second's worth")
+	cmd.Flags().StringVar(&priority, "priority", regions.ClassNormal.String(), "the highest `class` that its requests may have, and have by themselves: high, normal or low")
 	return cmd
 }
 

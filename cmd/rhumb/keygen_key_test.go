@@ -11,6 +11,7 @@ import (
 	"github.com/rhumb-lb/rhumb/cmd/internal/config"
 	"github.com/rhumb-lb/rhumb/cmd/internal/config/configtest"
 	"github.com/rhumb-lb/rhumb/cmd/internal/config/keysfile"
+	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
 )
 
@@ -56,7 +57,7 @@ func TestKeygenKey(t *testing.T) {
 		return stdout
 	}
 	must("keygen", "pepper", "--out", pepper)
-	said := must("keygen", "key", "team-a", "--pepper", pepper, "--keys", keys, "--model", "llama", "--rate", "0.5", "--burst", "10")
+	said := must("keygen", "key", "team-a", "--pepper", pepper, "--keys", keys, "--model", "llama", "--rate", "0.5", "--burst", "10", "--priority", "high")
 	first, _, _ := strings.Cut(strings.TrimPrefix(said, "token  "), "\n")
 	var second apiKey
 	if err := json.Unmarshal([]byte(must("keygen", "key", "team-b", "--pepper", pepper, "--keys", keys, "-o", "json")), &second); err != nil {
@@ -68,7 +69,7 @@ func TestKeygenKey(t *testing.T) {
 
 	r := ring(t, f)
 	k, ok := r.Check(first)
-	if !ok || k.ID != "team-a" || k.Rate != 0.5 || k.Burst != 10 || !k.Allows("llama") || k.Allows("mistral") {
+	if !ok || k.ID != "team-a" || k.Rate != 0.5 || k.Burst != 10 || k.Class != regions.ClassHigh || !k.Allows("llama") || k.Allows("mistral") {
 		t.Errorf("the token of team-a is %+v, %v", k, ok)
 	}
 	if k, ok := r.Check(second.Token); !ok || k.ID != "team-b" || k.Rate != 0 || !k.Allows("mistral") {
@@ -107,6 +108,7 @@ func TestKeygenKeyRefuses(t *testing.T) {
 		{"keygen key team-a --pepper " + pepper + " --keys " + keys, `has a key "team-a" already`},
 		{"keygen key Team-A --pepper " + pepper + " --keys " + keys, "write at most 32 of a-z"},
 		{"keygen key team-b --burst 5 --pepper " + pepper + " --keys " + keys, "a burst without a rate"},
+		{"keygen key team-b --priority top --pepper " + pepper + " --keys " + keys, "--priority top: want high, normal or low"},
 		{"keygen key team-b --rate -1 --pepper " + pepper + " --keys " + keys, "out of range"},
 		{"keygen key team-b --pepper " + short + " --keys " + keys, "32 bytes as one line of base64; make one with rhumb keygen pepper"},
 		{"keygen key team-b --pepper " + dir + "/none --keys " + keys, "make one with rhumb keygen pepper"},

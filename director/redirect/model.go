@@ -1,7 +1,6 @@
 package redirect
 
 import (
-	"encoding/json"
 	"errors"
 	"io"
 	"mime"
@@ -11,14 +10,11 @@ import (
 	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/peek"
 )
 
 // modelHeader names the model for clients that can't in path, host or body.
 const modelHeader = "Rhumb-Model"
-
-// peekBytes is how much of a body is read in search of the model. Clients put it
-// first or behind the messages; 64 KiB is some 15,000 tokens of prompt.
-const peekBytes = 64 << 10
 
 // peekWait is how long those bytes may take. A client on a bad line sends them
 // in seconds; one that never does holds a connection for no longer.
@@ -35,7 +31,7 @@ func (h *Handler) model(w http.ResponseWriter, r *http.Request, t target) (regio
 	}
 	// Not every writer has deadlines. Then the server's own have to do.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(peekWait))
-	name, err := peek(r.Body)
+	name, err := peekModel(r.Body)
 	if name == "" || err != nil {
 		return regions.Apex, byNothing, err
 	}
@@ -87,53 +83,21 @@ func mayName(r *http.Request) bool {
 	return err == nil && (media == "application/json" || media == "application/x-www-form-urlencoded" || strings.HasSuffix(media, "+json"))
 }
 
-// peek reads the "model" of a JSON object, and no further than that. It is empty
+// peekModel reads the "model" of a JSON object, and no further than that. It is empty
 // if it is not within the first bytes or if they are no such JSON: what is wrong
 // with them is the gateway's to say. The error is the connection's.
-func peek(body io.Reader) (string, error) {
-	limited := &recorder{r: io.LimitReader(body, peekBytes)}
-	name := findModel(json.NewDecoder(limited))
-	if name != "" {
-		return name, nil
+func peekModel(body io.Reader) (string, error) {
+	var o untilNamed
+	_, err := peek.Head(body, &o, peek.Most)
+	var bad peek.BodyError
+	if o.Model != "" || errors.As(err, &bad) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return o.Model, nil
 	}
-	return "", limited.err
+	return "", err
 }
 
-func findModel(dec *json.Decoder) string {
-	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
-		return ""
-	}
-	for dec.More() {
-		key, err := dec.Token()
-		if err != nil {
-			return ""
-		}
-		if key == "model" {
-			value, err := dec.Token()
-			name, ok := value.(string)
-			if err != nil || !ok {
-				return ""
-			}
-			return name
-		}
-		var skipped json.RawMessage
-		if dec.Decode(&skipped) != nil {
-			return ""
-		}
-	}
-	return ""
-}
+// untilNamed has enough once it has the model.
+type untilNamed struct{ peek.Object }
 
-// recorder keeps the error of reading, which the JSON decoder mixes with its own.
-type recorder struct {
-	r   io.Reader
-	err error
-}
-
-func (p *recorder) Read(b []byte) (int, error) {
-	n, err := p.r.Read(b)
-	if err != nil && !errors.Is(err, io.EOF) {
-		p.err = err
-	}
-	return n, err
-}
+// Enough reports that the model is known, or that it will not come.
+func (o *untilNamed) Enough() bool { return o.Model != "" || o.Object.Enough() }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/rhumb-lb/rhumb/director"
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/peek"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -127,7 +128,7 @@ func TestModelIsNamedByPathHostHeaderOrBody(t *testing.T) {
 		return "GET " + path + " HTTP/1.1\r\nHost: " + host + "\r\n" + header + "\r\n"
 	}
 	const jsonType, host = "Content-Type: application/json\r\n", "route.inference.test"
-	filler := strings.Repeat("x", peekBytes)
+	filler := strings.Repeat("x", peek.Most)
 	for _, c := range []struct {
 		name, request string
 		want          regions.ModelName

@@ -146,7 +146,7 @@ func (a *Agent) assembleDoor(parts *slog.Logger) {
 	}
 	a.proxy = proxy.New(to)
 	door := gateway.DefaultOptions(a.proxy)
-	door.Ready, door.Models = a.ready, a.models
+	door.Ready, door.Models, door.Affinity = a.ready, a.models, o.affinity
 	door.Policy, door.Version, door.Now = o.policy(), o.Version, o.Now
 	door.Logger, door.Registry = parts, o.Registry
 	a.gateway = gateway.New(door)

@@ -105,6 +105,16 @@ func DefaultOptions() Options {
 	}
 }
 
+// affinity is what the requests for a model have in common that meet on one pod.
+func (o *Options) affinity(name regions.ModelName) regions.Affinity {
+	for _, m := range o.Models {
+		if m.Name == name {
+			return m.Affinity
+		}
+	}
+	return regions.Affinity{}
+}
+
 // balance is how a pod is chosen for a model.
 func (o *Options) balance(name regions.ModelName) string {
 	for _, m := range o.Models {

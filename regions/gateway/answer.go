@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/rpc"
+	"github.com/rhumb-lb/rhumb/regions/shape"
 )
 
 // refusal is an answer to a request that is not served.
@@ -17,6 +19,9 @@ type refusal struct {
 	allow  string // the method of a 405
 	hangUp bool   // the connection is closed after it; over HTTP/2 only its stream ends
 	retry  int    // seconds after which a 429 may come again
+	accept string // the encodings of messages that are taken instead
+	// In OpenAI's words, what of the request is wrong, and how.
+	param, code string
 }
 
 // Error is what the client is told.
@@ -48,12 +53,15 @@ func forbidden() error {
 	return &refusal{status: http.StatusForbidden, text: "this API key is not for this model"}
 }
 
-// reply answers a refused request in Triton's shape.
-func reply(w http.ResponseWriter, r *http.Request, err error) {
+// reply answers a refused request in the form that its client knows.
+func reply(w *visit, r *http.Request, err error) {
 	no := &refusal{status: http.StatusInternalServerError, text: "internal error"}
 	errors.As(err, &no)
 	if no.allow != "" {
 		w.Header().Set("Allow", no.allow)
+	}
+	if no.accept != "" {
+		w.Header().Set(rpc.AcceptEncodingHeader, no.accept)
 	}
 	switch no.status {
 	case http.StatusUnauthorized:
@@ -64,7 +72,14 @@ func reply(w http.ResponseWriter, r *http.Request, err error) {
 	if no.hangUp && r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close")
 	}
-	writeJSON(w, no.status, map[string]string{"error": no.text})
+	form := w.route.frontend
+	switch isCall := rpc.IsCall(r); {
+	case isCall:
+		form = regions.GRPC
+	case form == regions.GRPC: // a call's path, asked for in another way
+		form = regions.HTTP
+	}
+	shape.Error{Status: no.status, Text: no.text, Param: no.param, Code: no.code}.Write(w, form)
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {
@@ -78,14 +93,19 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	_, _ = w.Write(body) // the log has the status; who does not take it is gone
 }
 
-// serverMetadata answers GET /v2. The extensions are those of Triton's that can
-// be used through here.
+// serverName is that of the server which a gateway claims to be.
+const serverName = "rhumb"
+
+// extensions are those of Triton's that can be used through here.
+var extensions = []string{"classification", "model_configuration", "binary_tensor_data", "parameters", "statistics"}
+
+// serverMetadata answers GET /v2.
 func (g *Gateway) serverMetadata(v *visit) {
 	writeJSON(v, http.StatusOK, struct {
 		Name       string   `json:"name"`
 		Version    string   `json:"version"`
 		Extensions []string `json:"extensions"`
-	}{"rhumb", g.opts.Version, []string{"classification", "model_configuration", "binary_tensor_data", "parameters", "statistics"}})
+	}{serverName, g.opts.Version, extensions})
 }
 
 // live answers as Triton does when it runs: 200 and nothing.
@@ -126,21 +146,14 @@ func (g *Gateway) list(v *visit) {
 	}{"list", data})
 }
 
-// show answers GET /v1/models/M in OpenAI's shape, its error included.
-func (g *Gateway) show(v *visit) {
-	m := v.route.model
-	if g.knows(m) {
-		writeJSON(v, http.StatusOK, g.listed(m))
-		return
+// show answers GET /v1/models/M in OpenAI's shape. That there is no such model is
+// left to [Gateway.handle].
+func (g *Gateway) show(v *visit) { writeJSON(v, http.StatusOK, g.listed(v.route.model)) }
+
+// noModel has OpenAI's words for a model that is not there.
+func noModel(m regions.ModelName) error {
+	return &refusal{
+		status: http.StatusNotFound, text: "The model '" + string(m) + "' does not exist",
+		param: "model", code: "model_not_found",
 	}
-	type detail struct {
-		Message string `json:"message"`
-		Type    string `json:"type"`
-		Param   string `json:"param"`
-		Code    string `json:"code"`
-	}
-	writeJSON(v, http.StatusNotFound, map[string]detail{"error": {
-		Message: "The model '" + string(m) + "' does not exist",
-		Type:    "invalid_request_error", Param: "model", Code: "model_not_found",
-	}})
 }

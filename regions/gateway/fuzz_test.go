@@ -99,7 +99,7 @@ var (
 	blank     = regexp.MustCompile(`\n\r?\n`)
 	framed    = regexp.MustCompile(`(?im)^Transfer-Encoding[ \t]*:`)
 	length    = regexp.MustCompile(`(?im)^Content-Length[ \t]*:[ \t]*([0-9]+)[ \t]*\r?$`)
-	forwarded = regexp.MustCompile(`^(GET /v2/models/[^/\\;%]+(/versions/[0-9]+)?(/(ready|config|stats))?|POST /v2/models/[^/\\;%]+(/versions/[0-9]+)?/(infer|generate|generate_stream))$`)
+	forwarded = regexp.MustCompile(`^(GET /v2/models/[^/\\;%]+(/versions/[0-9]+)?(/(ready|config|stats))?|POST /v2/models/[^/\\;%]+(/versions/[0-9]+)?/(infer|generate|generate_stream)|POST /v1/(chat/completions|completions|embeddings))$`)
 )
 
 // next is the request behind the one that is fuzzed.
@@ -124,6 +124,8 @@ func FuzzHead(f *testing.F) {
 		{"GET /v1/models/llama/../../v2/repository/index HTTP/1.1\r\nHost: h", ""},
 		{"GET /v2//models/x HTTP/1.1\r\nHost: h\r\nConnection: close, keep-alive", "GET / HTTP/1.1\r\n\r\n"},
 		{"POST http://h/v2/models/a/infer HTTP/1.1\r\nHost: h", ""},
+		{"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nRhumb-Priority: low\r\nContent-Length: 30", `{"stream":true,"model":"llama"}`},
+		{"POST /v1/completions HTTP/1.1\r\nHost: h\r\nRhumb-Max-Wait: 1e3\r\n" + strings.TrimSuffix(chunked, "\r\n"), "11\r\n{\"model\":\"llama\"}\r\n0\r\n\r\n"},
 		{"PRI * HTTP/2.0", "SM\r\n\r\n"},
 		{"GET /v2/models/a/stats HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer rhumb_a_b\r\nX-Forwarded-For: [::1]:5, ::\r\nUpgrade: h2c", ""},
 	} {

@@ -3,8 +3,12 @@
 //
 // A request passes through, in this order: vetting of its form (refused with
 // 400, 431), who sent it, the API key (401) and its rate (429), the route (404,
-// 405), the key's models (403), and the proxy. Keys come before routes, so that
-// nothing is told of routes and models to who has no key.
+// 405), the beginning of its body where that names the model (400, 408), the key's
+// models (403), and the proxy. Keys come before routes, so that nothing is told of
+// routes and models to who has no key.
+//
+// Clients speak Triton's HTTP (/v2), OpenAI's (/v1) or Triton's gRPC, and are told
+// errors in the form of what they speak.
 package gateway
 
 import (
@@ -18,16 +22,20 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/gateway/affinity"
 	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
 )
 
 // Forwarder sends a request to a pod of req.Model and answers with what comes
 // back. It panics with [http.ErrAbortHandler] to cut an answer short. The
-// request's path is Triton's by then, and X-Forwarded-Proto and
+// request's path is the pod's by then, and X-Forwarded-Proto and
 // X-Forwarded-Host are there only if a trusted proxy set them.
 type Forwarder interface {
 	Forward(w http.ResponseWriter, r *http.Request, req regions.Request)
 }
+
+// spilledHeader names the region whose gateway sent a request on.
+const spilledHeader = "Rhumb-Spilled-From"
 
 // Options say what a gateway works with. Forward is required.
 type Options struct {
@@ -39,6 +47,11 @@ type Options struct {
 	// are listed. Only these become labels of metrics. It must be cheap. Nil:
 	// none.
 	Models func() []regions.ModelName
+	// Generates tells whether a model generates text, statelessly, so that a stream of
+	// calls that was lost before its first answer may begin again. Nil: none does.
+	Generates func(regions.ModelName) bool
+	// Affinity is by what the requests for a model should meet. Nil: nothing.
+	Affinity func(regions.ModelName) regions.Affinity
 	// Policy says who is let in, until [Gateway.SetPolicy] changes it.
 	Policy Policy
 	// Version is told by the server's metadata.
@@ -60,6 +73,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Models == nil {
 		o.Models = func() []regions.ModelName { return nil }
+	}
+	if o.Generates == nil {
+		o.Generates = func(regions.ModelName) bool { return false }
+	}
+	if o.Affinity == nil {
+		o.Affinity = func(regions.ModelName) regions.Affinity { return regions.Affinity{} }
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -143,13 +162,14 @@ func (g *Gateway) handle(v *visit, r *http.Request) {
 	d := g.door.Load()
 	v.client = clientOf(r, d.trusted)
 	// Logs and metrics say what was asked for; who has no key is told nothing of it.
-	v.route, err = parse(r.Method, path)
+	v.route, err = routeOf(r, path)
 	if err := d.enter(v, r, path); err != nil {
 		reply(v, r, err)
 		return
 	}
-	if err == nil && v.route.model != "" && !v.key.Allows(v.route.model) {
-		err = forbidden()
+	r = r.WithContext(r.Context())
+	if err == nil {
+		err = g.admit(v, r)
 	}
 	if err != nil {
 		reply(v, r, err)
@@ -159,18 +179,52 @@ func (g *Gateway) handle(v *visit, r *http.Request) {
 		v.route.answer(g, v)
 		return
 	}
-	r = r.WithContext(r.Context())
 	u := *r.URL
 	u.Path, u.RawPath = v.route.path(), ""
 	r.URL = &u
-	g.opts.Forward.Forward(v, r, regions.Request{
+	g.opts.Forward.Forward(v, r, g.request(v, r))
+}
+
+// admit finds out what a request is for and what it asks for, as far as it has a
+// route. It is the request's copy whose body it reads.
+func (g *Gateway) admit(v *visit, r *http.Request) error {
+	if v.route.answer == nil {
+		if err := v.ask(r.Header); err != nil {
+			return err
+		}
+		if err := g.read(v, r); err != nil {
+			return err
+		}
+	}
+	if v.route.model == "" {
+		return nil
+	}
+	if !v.key.Allows(v.route.model) {
+		return forbidden()
+	}
+	if v.route.name == routeList && !g.knows(v.route.model) {
+		return noModel(v.route.model)
+	}
+	return nil
+}
+
+// request is what choosing a pod needs to know.
+func (g *Gateway) request(v *visit, r *http.Request) regions.Request {
+	return regions.Request{
 		Model:      v.route.model,
 		Client:     v.client,
 		URI:        r.RequestURI,
-		Replayable: v.route.generates(),
-		Streams:    v.route.name == routeGenerateStream,
+		Affinity:   affinity.Of(v.meet, r, v.client, keyLabel(v.key), v.prompt),
+		Frontend:   v.route.frontend,
+		Aside:      v.route.aside(),
+		Class:      v.class,
+		MaxWait:    v.maxWait,
+		Replayable: v.route.replayable(g.opts.Generates),
+		Streams:    v.streams || v.route.name == routeGenerateStream || v.route.name == callStreamInfer,
 		HasKey:     v.key != nil,
-	})
+		From:       regions.ID(r.Header.Get(spilledHeader)),
+		Key:        keyLabel(v.key),
+	}
 }
 
 // knows reports that a model may be a label.

@@ -89,6 +89,7 @@ func (d *door) do(method, path string, fields ...string) (*http.Response, string
 func TestRoutes(t *testing.T) {
 	d := open(t, nil)
 	const notFound, notAllowed = `{"error":"Not Found"}`, `{"error":"Method Not Allowed"}`
+	const notOpenAI = `{"error":{"message":"Method Not Allowed","type":"invalid_request_error","param":null,"code":null}}`
 	tests := []struct {
 		method, path string
 		status       int
@@ -138,7 +139,13 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/v2/models/llama/generate", 405, notAllowed},
 		{"POST", "/v2/models/llama/ready", 405, notAllowed},
 		{"POST", "/v2/models/llama", 405, notAllowed},
-		{"DELETE", "/v1/models/llama", 405, notAllowed},
+		{"DELETE", "/v1/models/llama", 405, notOpenAI},
+		{"GET", "/v1/chat/completions", 405, notOpenAI},
+		{"POST", "/v1/chat", 404, notFound},
+		{"POST", "/v1/responses", 404, notFound},
+		{"GET", "/inference.GRPCInferenceService/ServerLive", 405, notAllowed},
+		{"POST", "/inference.GRPCInferenceService/ModelInfer", 505, `{"error":"gRPC needs HTTP/2"}`},
+		{"POST", "/inference.GRPCInferenceService/RepositoryModelLoad", 404, notFound},
 		{"POST", "/v2/health/ready", 405, notAllowed},
 		{"PROPFIND", "/v2/models/llama/generate", 405, notAllowed},
 		{"OPTIONS", "/v2", 405, notAllowed},
@@ -169,15 +176,19 @@ func TestWhatTheForwarderIsTold(t *testing.T) {
 		method, path        string
 		model               regions.ModelName
 		replayable, streams bool
+		aside               bool
 	}{
-		{"POST", "/v2/models/llama/generate", "llama", true, false},
-		{"POST", "/v1/models/llama/generate_stream", "llama", true, true},
-		{"POST", "/v2/models/nope/versions/1/infer", "nope", false, false},
-		{"GET", "/v2/models/llama/stats", "llama", false, false},
+		{"POST", "/v2/models/llama/generate", "llama", true, false, false},
+		{"POST", "/v1/models/llama/generate_stream", "llama", true, true, false},
+		{"POST", "/v2/models/nope/versions/1/infer", "nope", false, false, false},
+		{"GET", "/v2/models/llama/stats", "llama", false, false, true},
+		{"GET", "/v2/models/llama", "llama", false, false, true},
+		{"GET", "/v2/models/llama/ready", "llama", false, false, true},
+		{"GET", "/v1/models/llama/config", "llama", false, false, true},
 	} {
 		d.notes.reqs = nil
 		d.do(tt.method, tt.path)
-		want := regions.Request{Model: tt.model, Client: netip.MustParseAddr("127.0.0.1"), URI: tt.path, Replayable: tt.replayable, Streams: tt.streams}
+		want := regions.Request{Model: tt.model, Client: netip.MustParseAddr("127.0.0.1"), URI: tt.path, Replayable: tt.replayable, Streams: tt.streams, Aside: tt.aside}
 		if got := fmt.Sprint(d.notes.reqs); got != fmt.Sprint([]regions.Request{want}) {
 			t.Errorf("%s: got %v, want %v", tt.path, got, want)
 		}

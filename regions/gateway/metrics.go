@@ -14,6 +14,7 @@ const otherModel = "_other"
 type metrics struct {
 	requests *prometheus.CounterVec   // route, model, key, code
 	duration *prometheus.HistogramVec // route, model
+	calls    *prometheus.CounterVec   // route, model, code
 }
 
 // newMetrics makes the gateway's metrics and registers them, unless with nil.
@@ -23,6 +24,10 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 			Name: "rhumb_gateway_requests_total",
 			Help: "Requests by route, model, key and status; model is empty for the gateway's own answers, key without one.",
 		}, []string{"route", "model", "key", "code"}),
+		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rhumb_gateway_grpc_calls_total",
+			Help: "Calls of gRPC by route, model and status, which is none for those that were cut; all of them are in rhumb_gateway_requests_total, too.",
+		}, []string{"route", "model", "code"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "rhumb_gateway_request_duration_seconds",
 			Help: "Time from a request's head to the end of its answer.",
@@ -34,7 +39,7 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 		}, []string{"route", "model"}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.requests, m.duration)
+		reg.MustRegister(m.requests, m.duration, m.calls)
 	}
 	return m
 }

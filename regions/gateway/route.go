@@ -5,9 +5,10 @@ import (
 	"strings"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/rpc"
 )
 
-// The routes' names, as logs and metrics have them.
+// The routes' names, as logs and metrics have them. The calls' are in calls.
 const (
 	routeNone           = "none"
 	routeHealth         = "health"
@@ -20,6 +21,9 @@ const (
 	routeInfer          = "infer"
 	routeGenerate       = "generate"
 	routeGenerateStream = "generate_stream"
+	routeChat           = "chat"
+	routeCompletions    = "completions"
+	routeEmbeddings     = "embeddings"
 )
 
 // verbs are what may be asked of a model and by which method. It is an
@@ -30,23 +34,28 @@ var verbs = map[string]string{
 	routeInfer: http.MethodPost, routeGenerate: http.MethodPost, routeGenerateStream: http.MethodPost,
 }
 
+// openAI are the paths of OpenAI's that a pod serves, by POST. The model is in the
+// body.
+var openAI = map[string]string{
+	"/v1/chat/completions": routeChat, "/v1/completions": routeCompletions, "/v1/embeddings": routeEmbeddings,
+}
+
 // route is where a request goes.
 type route struct {
-	name    string
-	model   regions.ModelName // empty for the gateway's own answers
-	version string            // of the model; empty: the newest
+	name     string
+	frontend regions.Frontend  // that serves it, and in whose form errors are told
+	model    regions.ModelName // empty for the gateway's own answers, and while it is in the body
+	version  string            // of the model; empty: the newest
+	fixed    string            // the pod's path, where it does not name the model
 	// answer is set if the gateway answers by itself.
 	answer func(*Gateway, *visit)
 }
 
-// generates reports that the request generates text, statelessly: losing it
-// before its first byte and sending it again harms nothing.
-func (r route) generates() bool {
-	return r.name == routeGenerate || r.name == routeGenerateStream
-}
-
-// path is Triton's path for the route.
+// path is the pod's path for the route.
 func (r route) path() string {
+	if r.fixed != "" {
+		return r.fixed
+	}
 	p := "/v2/models/" + string(r.model)
 	if r.version != "" {
 		p += "/versions/" + r.version
@@ -57,8 +66,46 @@ func (r route) path() string {
 	return p
 }
 
-// parse finds the route of a path in its simplest form. The error is a 404 or,
-// for a path that is known by another method, a 405.
+// replayable reports that losing the request before its first byte and sending it
+// again harms nothing: it generates text, statelessly. Of what comes by infer and
+// its calls only the model tells.
+func (r route) replayable(generates func(regions.ModelName) bool) bool {
+	switch r.name {
+	case routeGenerate, routeGenerateStream, routeChat, routeCompletions, routeEmbeddings:
+		return true
+	case callStreamInfer:
+		return generates(r.model)
+	default:
+		return false
+	}
+}
+
+// aside reports that the request is about the model and not for it.
+func (r route) aside() bool {
+	switch r.name {
+	case routeMetadata, routeReady, routeConfig, routeStats, callMetadata, callReady, callConfig, callStatistics:
+		return true
+	default:
+		return false
+	}
+}
+
+// routeOf finds the route of a request by its path in its simplest form. The error is
+// a 404 or, for a path that is known by another method or protocol, what that is.
+func routeOf(r *http.Request, path string) (route, error) {
+	found, err := parse(r.Method, path)
+	switch isCall := rpc.IsCall(r); {
+	case isCall && found.frontend != regions.GRPC:
+		return route{name: routeNone}, unimplemented()
+	case !isCall && found.frontend == regions.GRPC && err == nil:
+		return found, notCall(r)
+	default:
+		return found, err
+	}
+}
+
+// parse finds the route of a path. The error is a 404 or, for a path that is known by
+// another method, a 405.
 func parse(method, path string) (route, error) {
 	r, allow, ok := find(path)
 	if !ok {
@@ -80,10 +127,17 @@ func find(path string) (r route, allow string, ok bool) {
 	case "/v2/health/ready":
 		return route{name: routeHealth, answer: (*Gateway).ready}, http.MethodGet, true
 	case "/v1/models":
-		return route{name: routeList, answer: (*Gateway).list}, http.MethodGet, true
+		return route{name: routeList, frontend: regions.OpenAI, answer: (*Gateway).list}, http.MethodGet, true
 	case "/v2/models/stats":
 		// Triton takes this for the statistics of all models.
 		return route{}, "", false
+	}
+	if name, ok := openAI[path]; ok {
+		return route{name: name, frontend: regions.OpenAI, fixed: path}, http.MethodPost, true
+	}
+	if r, ok := calls[path]; ok {
+		r.frontend, r.fixed = regions.GRPC, path
+		return r, http.MethodPost, true
 	}
 	family, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/models/")
 	if family != "v1" && family != "v2" {
@@ -94,7 +148,7 @@ func find(path string) (r route, allow string, ok bool) {
 		return route{}, "", false
 	}
 	if family == "v1" && r.name == routeMetadata && r.version == "" {
-		return route{name: routeList, model: r.model, answer: (*Gateway).show}, http.MethodGet, true
+		return route{name: routeList, frontend: regions.OpenAI, model: r.model, answer: (*Gateway).show}, http.MethodGet, true
 	}
 	if r.name == routeMetadata {
 		return r, http.MethodGet, true

@@ -7,7 +7,9 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
+	"github.com/rhumb-lb/rhumb/regions/rpc"
 )
 
 // visit is one request on its way through the gateway, and the writer of its
@@ -18,7 +20,14 @@ type visit struct {
 	client netip.Addr
 	key    *keyring.Key // nil for nobody's
 	route  route
-	done   bool // handled to the end, without a panic
+	meet   regions.Affinity
+	class  regions.Class
+	// maxWait is how long the request may wait for a slot, and timeout for its end; 0
+	// if it does not say.
+	maxWait, timeout time.Duration
+	streams          bool   // the answer is a stream of events
+	prompt           []byte // how it begins
+	done             bool   // handled to the end, without a panic
 }
 
 // recorder notes what is answered.
@@ -71,8 +80,18 @@ func (g *Gateway) record(v *visit, r *http.Request) {
 	if v.route.model != "" {
 		level = slog.LevelInfo
 	}
-	g.log.LogAttrs(context.Background(), level, "request",
+	attrs := []slog.Attr{
 		slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.String("route", name),
 		slog.String("model", string(v.route.model)), slog.Int("status", v.status), slog.Int64("bytes", v.bytes),
-		slog.Duration("took", took), slog.String("client", v.client.String()), slog.String("key", keyLabel(v.key)), slog.Bool("cut", !v.done))
+		slog.Duration("took", took), slog.String("client", v.client.String()), slog.String("key", keyLabel(v.key)), slog.Bool("cut", !v.done),
+	}
+	if rpc.IsCall(r) {
+		said := "none"
+		if code, ok := rpc.Answered(v.Header()); ok {
+			said = code.String()
+		}
+		g.metrics.calls.WithLabelValues(name, label, said).Inc()
+		attrs = append(attrs, slog.String("grpc_status", said))
+	}
+	g.log.LogAttrs(context.Background(), level, "request", attrs...)
 }

@@ -102,7 +102,7 @@ func (x *exchange) fail(_ http.ResponseWriter, r *http.Request, err error) {
 	if f.status == http.StatusBadGateway || f.status == http.StatusGatewayTimeout {
 		x.proxy.log.Warn("request failed", "model", x.req.Model, "path", r.URL.Path, "status", f.status, "err", err)
 	}
-	f.write(x.w, r, x.proxy.opts.Region)
+	f.write(x.w, r, x)
 }
 
 // finish runs when the exchange is over, by return or by panic.

@@ -1,18 +1,19 @@
 package proxy
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/admit"
 	"github.com/rhumb-lb/rhumb/regions/pool"
 	"github.com/rhumb-lb/rhumb/regions/proxy/client"
+	"github.com/rhumb-lb/rhumb/regions/shape"
 )
 
 // statusClientGone is the customary status in logs of a client that left before
@@ -150,17 +151,11 @@ func clientFault(err error) (fault, bool) {
 // one, and clients that were refused together should not come back together.
 func retryAfter() time.Duration { return time.Second + rand.N(2*time.Second) }
 
-// write answers in Triton's shape. Over HTTP/2 there is nothing to hang up: what is
-// left of a request ends with its stream, and the others go on.
-func (f fault) write(w http.ResponseWriter, r *http.Request, region regions.ID) {
-	body, err := json.Marshal(map[string]string{"error": f.text})
-	if err != nil {
-		body = []byte(`{"error":"internal"}`) // a string always marshals
-	}
+// write answers in the form of the frontend. Over HTTP/2 there is nothing to hang up:
+// what is left of a request ends with its stream, and the others go on.
+func (f fault) write(w http.ResponseWriter, r *http.Request, x *exchange) {
 	h := w.Header()
-	h.Set("Content-Type", "application/json")
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	h.Set(RegionHeader, string(region))
+	h.Set(RegionHeader, string(x.proxy.opts.Region))
 	h.Set(ReasonHeader, f.reason)
 	if f.fresh {
 		h.Set(NotStartedHeader, "1")
@@ -172,6 +167,13 @@ func (f fault) write(w http.ResponseWriter, r *http.Request, region regions.ID) 
 	if f.hangUp && r.ProtoMajor == 1 {
 		h.Set("Connection", "close")
 	}
-	w.WriteHeader(f.status)
-	_, _ = w.Write(body) // a client that is gone has its status in the log
+	shape.Error{Status: f.status, Text: f.text, Code: f.code()}.Write(w, x.req.Frontend)
+}
+
+// code is OpenAI's word for what is wrong.
+func (f fault) code() string {
+	if f.status == http.StatusNotFound {
+		return "model_not_found"
+	}
+	return strings.ReplaceAll(f.reason, "-", "_")
 }

@@ -60,6 +60,7 @@ const brokenKeys = `keys:
   - {id: team-e, hash: 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f, rate: -1}
   - {id: team-f, hash: 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f, rate: 5/s}
   - {id: team-g, hash: 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f, model: llama}
+  - {id: team-h, hash: 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f, priority: urgent}
 `
 
 // mistakes are those that a file of its own must show.

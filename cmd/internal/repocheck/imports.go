@@ -43,7 +43,15 @@ var Imports = []Rule{
 		May:      []string{"regions/triton/tritontest/core", "regions/triton/tritontest/socket"}, StdOnly: true, Never: []string{"testing"},
 	},
 	{Packages: []string{"regions/triton"}, May: []string{"regions", "regions/triton/inferencepb"}},
-	{Packages: []string{"regions/gateway"}, May: []string{"regions", "regions/gateway/keyring"}},
+	// What gateways, proxies and redirectors read of a body, and how gRPC says things.
+	{Packages: []string{"regions/peek"}, StdOnly: true, Never: outside, Pure: true},
+	{Packages: []string{"regions/rpc"}},
+	{Packages: []string{"regions/shape"}, May: []string{"regions", "regions/rpc"}},
+	{
+		Packages: []string{"regions/gateway"},
+		May:      []string{"regions", "regions/peek", "regions/rpc", "regions/shape", "regions/gateway/keyring", "regions/gateway/affinity"},
+	},
+	{Packages: []string{"regions/gateway/affinity"}, May: []string{"regions"}, Pure: true},
 	{Packages: []string{"regions/scale"}, May: []string{"regions"}, StdOnly: true, Never: outside, Pure: true},
 	{
 		Packages: []string{"regions/probe", "regions/admit", "regions/gateway/keyring", "regions/clients"},
@@ -55,8 +63,7 @@ var Imports = []Rule{
 	// What both daemons serve with: replaceable TLS, and the frame of the admin API.
 	{Packages: []string{"regions/livetls"}, StdOnly: true},
 	{Packages: []string{"regions/admin"}, May: []string{"regions", "regions/livetls"}},
-	{Packages: []string{"regions/admit"}, May: []string{"regions"}},
-	{Packages: []string{"regions/proxy"}, May: []string{"regions", "regions/pool", "regions/admit", "regions/rpc", "regions/proxy/..."}},
+	{Packages: []string{"regions/proxy"}, May: []string{"regions", "regions/pool", "regions/admit", "regions/rpc", "regions/shape", "regions/proxy/..."}},
 	// The client's side of a request, its ways to pods, the watch over them, and what
 	// may be repeated.
 	{Packages: []string{"regions/proxy/client", "regions/proxy/link", "regions/proxy/vigil"}},
@@ -78,7 +85,7 @@ var Imports = []Rule{
 	{Packages: []string{"director"}, May: []string{"regions"}, Never: outside, Pure: true},
 	{Packages: []string{"director/latency"}, May: []string{"regions"}, StdOnly: true, Never: outside, Pure: true},
 	{Packages: []string{"director/geo/..."}, May: []string{"regions", "director/geo"}},
-	{Packages: []string{"director/redirect", "director/dashboard"}, May: []string{"regions", "director"}},
+	{Packages: []string{"director/redirect", "director/dashboard"}, May: []string{"regions", "regions/peek", "director"}},
 	{Packages: []string{"director/node/statefile"}, May: []string{"regions", "director", "gossip"}},
 	{
 		Packages: []string{"director/node"},

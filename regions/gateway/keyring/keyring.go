@@ -57,6 +57,9 @@ type Key struct {
 	// many at once (0: one second's worth). Rate 0 is no limit.
 	Rate  float64
 	Burst int
+	// Class is the highest that its requests may have, and the one that they have if
+	// they don't ask for a lower one.
+	Class regions.Class
 }
 
 // Allows reports whether the key may use a model. Nobody's key, nil, may use all.
@@ -94,7 +97,7 @@ func New(pepper []byte, keys []Key) (*Ring, error) {
 }
 
 // Validate is the error of a key that can't be used, as "what is wrong; what to do",
-// and which of its settings is to blame: id, hash, rate or burst.
+// and which of its settings is to blame: id, hash, rate, burst or priority.
 func (k *Key) Validate() (setting string, err error) {
 	switch {
 	case !idShape.MatchString(k.ID):
@@ -105,6 +108,8 @@ func (k *Key) Validate() (setting string, err error) {
 		return "rate", fmt.Errorf("rate %v is out of range; write 0 (no limit) to %d requests per second", k.Rate, int(maxRate))
 	case k.Burst < 0 || k.Burst > maxRate:
 		return "burst", fmt.Errorf("burst %d is out of range; write 0 (a second's worth) to %d requests", k.Burst, int(maxRate))
+	case k.Class < regions.ClassLow || k.Class > regions.ClassHigh:
+		return "priority", fmt.Errorf("priority %d is out of range; it is low, normal or high", k.Class)
 	case k.Burst > 0 && k.Rate == 0:
 		return "burst", errors.New("a burst without a rate has no effect; give it a rate")
 	}

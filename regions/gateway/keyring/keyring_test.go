@@ -67,6 +67,7 @@ func TestNewNamesWhatIsWrong(t *testing.T) {
 		`key "a": rate -1`:              {{ID: "a", Hash: hash, Rate: -1}},
 		`key "a": burst -1`:             {{ID: "a", Hash: hash, Rate: 1, Burst: -1}},
 		`key "a": a burst without`:      {{ID: "a", Hash: hash, Burst: 5}},
+		`key "a": priority 2`:           {{ID: "a", Hash: hash, Class: 2}},
 		`key "a" is listed twice`:       {{ID: "a", Hash: hash}, {ID: "a", Hash: hash}},
 		"10001 keys, at most 10000":     make([]Key, maxKeys+1),
 	} {

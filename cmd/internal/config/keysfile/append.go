@@ -14,6 +14,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
 )
 
@@ -34,6 +35,9 @@ func Entry(k keyring.Key) string {
 	}
 	if k.Burst > 0 {
 		fmt.Fprintf(&b, "  burst: %d\n", k.Burst)
+	}
+	if k.Class != regions.ClassNormal {
+		fmt.Fprintf(&b, "  priority: %s\n", k.Class)
 	}
 	return b.String()
 }

@@ -3,6 +3,7 @@
 package keysfile
 
 import (
+	"cmp"
 	"encoding/hex"
 	"fmt"
 	"os"
@@ -25,6 +26,9 @@ type entry struct {
 	Models []string `mapstructure:"models"`
 	Rate   float64  `mapstructure:"rate"` // requests per second; 0 is no limit
 	Burst  int      `mapstructure:"burst"`
+	// Priority is the highest that its requests may have: high, normal or low. Empty is
+	// normal.
+	Priority string `mapstructure:"priority"`
 }
 
 // maxSize bounds the file: 4 MiB hold more keys than a ring does.
@@ -79,6 +83,11 @@ func parse(path string, data []byte) ([]keyring.Key, error) {
 			continue
 		}
 		copy(k.Hash[:], hash)
+		class, ok := regions.ParseClass(cmp.Or(e.Priority, regions.ClassNormal.String()))
+		if k.Class = class; !ok {
+			fail("priority", fmt.Sprintf("%q is not a priority", e.Priority), "write high, normal or low, or leave it out for normal")
+			continue
+		}
 		for _, m := range e.Models {
 			k.Models = append(k.Models, regions.ModelName(m))
 		}

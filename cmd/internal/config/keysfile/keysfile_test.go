@@ -18,7 +18,7 @@ import (
 
 // key is a key in order.
 func key(id string) keyring.Key {
-	return keyring.Key{ID: id, Hash: [keyring.HashSize]byte{1, 2, 3}, Models: []regions.ModelName{"llama", "a:b"}, Rate: 2.5, Burst: 4}
+	return keyring.Key{ID: id, Hash: [keyring.HashSize]byte{1, 2, 3}, Models: []regions.ModelName{"llama", "a:b"}, Rate: 2.5, Burst: 4, Class: regions.ClassHigh}
 }
 
 func write(t *testing.T, path, text string, mode fs.FileMode) {
