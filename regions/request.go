@@ -28,19 +28,25 @@ type Request struct {
 	Replayable bool
 	// Streams is true where the answer is a stream of events.
 	Streams bool
-	// HasKey is true where the request carries an API key of the gateway, which is
-	// no business of the pods.
-	HasKey bool
 	// From is the region whose gateway sent the request on; empty if it came from a
 	// client. Such a request is not sent on again, and does not wait here.
 	From ID
-	// Key is the id of the API key that the request came with.
+	// Key is the id of the API key that the request came with, empty if nobody asked for
+	// one. The key itself is no business of the pods, nor of other regions.
 	Key string
 	// Same is the fingerprint that a pod's model must have, since another pod has
 	// already begun the answer; the zero value accepts any.
 	Same Fingerprint
 	// Tried are pods that already failed this request; they are not chosen again.
 	Tried []PodID
+}
+
+// Guest is a request that another region's gateway has sent on, by that region's word.
+type Guest struct {
+	From  ID
+	Model ModelName
+	Key   string // id of the API key that the client used there; empty without one
+	Class Class
 }
 
 // Class is a request's priority: of two that wait, the one of the higher class

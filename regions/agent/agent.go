@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/rhumb-lb/rhumb/gossip"
 	"github.com/rhumb-lb/rhumb/gossip/wire"
@@ -24,6 +25,7 @@ import (
 	"github.com/rhumb-lb/rhumb/regions/proxy"
 	"github.com/rhumb-lb/rhumb/regions/scale"
 	"github.com/rhumb-lb/rhumb/regions/triton"
+	"github.com/rhumb-lb/rhumb/regions/voucher"
 )
 
 // Agent is a region's daemon. Make it with [New], then [Agent.Run] it once.
@@ -140,6 +142,9 @@ func (a *Agent) assembleDoor(parts *slog.Logger) {
 	to.Spill, to.SpillTLS, to.Observe = a.spill, o.SpillTLS, a.runner.Observe
 	to.Dial, to.Limits, to.Now = o.Dial, o.Limits, o.Now
 	to.Logger, to.Registry = parts, o.Registry
+	to.Vouch = func(region regions.ID, req regions.Request) string {
+		return voucher.Issue(o.Gossip.Identity, region, req, o.Now())
+	}
 	to.Routes = map[regions.ModelName]proxy.Route{}
 	for _, m := range o.Models {
 		to.Routes[m.Name] = m.Route
@@ -149,6 +154,11 @@ func (a *Agent) assembleDoor(parts *slog.Logger) {
 	door.Ready, door.Models, door.Affinity = a.ready, a.models, o.affinity
 	door.Policy, door.Version, door.Now = o.policy(), o.Version, o.Now
 	door.Logger, door.Registry = parts, o.Registry
+	vouchers := voucher.NewChecker(o.Region, o.Gossip.Roots)
+	door.Guest = func(word string, now time.Time) (regions.Guest, error) {
+		v, err := vouchers.Check(word, now)
+		return v.Guest(), err
+	}
 	a.gateway = gateway.New(door)
 	a.server = gateway.NewServer(a.gateway, o.Head, a.log)
 	a.tls = livetls.New(o.TLS)

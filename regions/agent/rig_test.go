@@ -284,6 +284,7 @@ func refused(address string) bool {
 type stream struct {
 	res   *http.Response
 	lines *bufio.Scanner
+	cut   error // what it said of its end
 }
 
 // open begins an event stream. The error is that of the request.
@@ -299,12 +300,16 @@ func (s *site) open(model, id string, tokens int) (*stream, error) {
 	if res.StatusCode != http.StatusOK {
 		return nil, errors.Join(fmt.Errorf("a stream answered with %s", res.Status), res.Body.Close())
 	}
-	return &stream{res, bufio.NewScanner(res.Body)}, nil
+	return &stream{res, bufio.NewScanner(res.Body), nil}, nil
 }
 
 // next reads one event. It is false at the end, clean or not.
 func (x *stream) next() bool {
 	for x.lines.Scan() {
+		if strings.Contains(x.lines.Text(), `"code":"stream_interrupted"`) {
+			x.cut = errors.New(x.lines.Text())
+			return false
+		}
 		if strings.HasPrefix(x.lines.Text(), "data: ") {
 			return true
 		}
@@ -313,11 +318,11 @@ func (x *stream) next() bool {
 }
 
 // rest reads the events that are left. The error is nil only if the answer ended
-// cleanly.
+// well.
 func (x *stream) rest() (events int, err error) {
 	defer func() { _ = x.res.Body.Close() }()
 	for x.next() {
 		events++
 	}
-	return events, x.lines.Err()
+	return events, errors.Join(x.cut, x.lines.Err())
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/proxy"
 	"github.com/rhumb-lb/rhumb/regions/regionstest"
+	"github.com/rhumb-lb/rhumb/regions/voucher"
 )
 
 // target is a site as a row names it.
@@ -97,8 +98,16 @@ func TestSpillOverByADirectorsRow(t *testing.T) {
 	eu.counts("in", 2)
 
 	// One hop and no more: what was spilled once is not spilled again.
-	if res, text := ask(proxy.SpilledHeader, "ap-northeast"); res.StatusCode != http.StatusServiceUnavailable || res.Header.Get(proxy.RegionHeader) != "us-east" {
+	word := voucher.Issue(eu.opts.Gossip.Identity, "us-east", regions.Request{Model: "mistral"}, time.Now())
+	if res, text := ask(proxy.SpillHeader, word); res.StatusCode != http.StatusServiceUnavailable ||
+		res.Header.Get(proxy.RegionHeader) != "us-east" || res.Header.Get(proxy.NotStartedHeader) == "" {
 		t.Errorf("a request on its second hop: %s from %q: %s", res.Status, res.Header.Get(proxy.RegionHeader), text)
+	}
+	// Nor does a client get anywhere by saying that it is a region.
+	for _, word := range []string{word, "eu-west"} {
+		if res, text := ask(proxy.SpillHeader, word); res.StatusCode != http.StatusServiceUnavailable || res.Header.Get(proxy.RegionHeader) != "" {
+			t.Errorf("with a bad voucher: %s from %q: %s", res.Status, res.Header.Get(proxy.RegionHeader), text)
+		}
 	}
 	eu.counts("in", 2)
 
@@ -109,10 +118,10 @@ func TestSpillOverByADirectorsRow(t *testing.T) {
 	}
 	regionstest.Eventually(t, patience, func() bool { return !eu.ready() }, "eu-west has no pod left")
 	eu.spill.heard(rowFrom("eu-west", "mistral", us.target(8)), time.Now())
-	if res, text := ask(); res.StatusCode != http.StatusServiceUnavailable || res.Header.Get(proxy.RegionHeader) != "eu-west" {
+	if res, text := ask("Rhumb-Max-Wait", "0.3"); res.StatusCode != http.StatusServiceUnavailable || res.Header.Get(proxy.RegionHeader) != "us-east" {
 		t.Errorf("with no pod anywhere: %s from %q: %s", res.Status, res.Header.Get(proxy.RegionHeader), text)
 	}
-	us.counts("out", 3)
+	us.counts("out", 4) // both tries were told that there is no room
 	regionstest.Eventually(t, patience, func() bool {
 		us.spill.mu.Lock()
 		defer us.spill.mu.Unlock()

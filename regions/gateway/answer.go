@@ -19,6 +19,7 @@ type refusal struct {
 	allow  string // the method of a 405
 	hangUp bool   // the connection is closed after it; over HTTP/2 only its stream ends
 	retry  int    // seconds after which a 429 may come again
+	fresh  bool   // another region's gateway can ask elsewhere: nothing was begun
 	accept string // the encodings of messages that are taken instead
 	// In OpenAI's words, what of the request is wrong, and how.
 	param, code string
@@ -59,6 +60,9 @@ func reply(w *visit, r *http.Request, err error) {
 	errors.As(err, &no)
 	if no.allow != "" {
 		w.Header().Set("Allow", no.allow)
+	}
+	if no.fresh {
+		w.Header().Set(notStartedHeader, "1")
 	}
 	if no.accept != "" {
 		w.Header().Set(rpc.AcceptEncodingHeader, no.accept)

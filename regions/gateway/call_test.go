@@ -409,7 +409,7 @@ func TestKeysOfCalls(t *testing.T) {
 			t.Errorf("%s: %v %s %v, want %v", tt.model, code, text, said, tt.want)
 		}
 	}
-	if got := pods.last(); got.Class != regions.ClassHigh || !got.HasKey {
+	if got := pods.last(); got.Class != regions.ClassHigh || got.Key == "" {
 		t.Errorf("%+v", got)
 	}
 	d.server.Close()

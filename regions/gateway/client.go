@@ -1,8 +1,10 @@
 package gateway
 
 import (
+	"errors"
 	"net/http"
 	"net/netip"
+	"strings"
 
 	"github.com/rhumb-lb/rhumb/regions"
 )
@@ -17,4 +19,39 @@ func clientOf(r *http.Request, trusted regions.TrustedProxies) netip.Addr {
 		r.Header.Del("X-Forwarded-Proto")
 	}
 	return trusted.Client(r.RemoteAddr, r.Header.Values("X-Forwarded-For"))
+}
+
+var errNoGuests = errors.New("this region takes no requests from others")
+
+// notStarted refuses a request of another region, which can ask elsewhere.
+func notStarted(text string) error {
+	return &refusal{status: http.StatusServiceUnavailable, text: text, fresh: true}
+}
+
+// enter lets a request in by its key, or by the word of the region that sent it on. That
+// region has checked and charged the key; it must be one that is known here too, if
+// there are keys, and what it says of the client is believed.
+func (g *Gateway) enter(d *door, v *visit, r *http.Request, path string) error {
+	word, ok := r.Header[spillHeader]
+	if !ok {
+		return d.enter(v, r, path)
+	}
+	guest, err := g.opts.Guest(strings.Join(word, ","), v.begun)
+	if err != nil {
+		g.metrics.strangers.Inc()
+		g.strange.Do(func() {
+			g.log.Warn("a request of another region was refused; the next ones are only counted", "error", err)
+		})
+		return notStarted("the request does not come from a region of this fleet")
+	}
+	if d.keys != nil {
+		if v.key = d.keys.Named(guest.Key); v.key == nil {
+			return notStarted("the request's API key is not known here")
+		}
+	}
+	v.guest = guest
+	if said := r.Header.Get("X-Forwarded-For"); regions.ParseHop(said).IsValid() {
+		v.client = regions.ParseHop(said)
+	}
+	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,8 +35,11 @@ type Forwarder interface {
 	Forward(w http.ResponseWriter, r *http.Request, req regions.Request)
 }
 
-// spilledHeader names the region whose gateway sent a request on.
-const spilledHeader = "Rhumb-Spilled-From"
+// spillHeader has the word of the region whose gateway sent a request on.
+const spillHeader = "Rhumb-Spill"
+
+// notStartedHeader tells that gateway that nothing of the request was begun.
+const notStartedHeader = "Rhumb-Not-Started"
 
 // Options say what a gateway works with. Forward is required.
 type Options struct {
@@ -52,6 +56,9 @@ type Options struct {
 	Generates func(regions.ModelName) bool
 	// Affinity is by what the requests for a model should meet. Nil: nothing.
 	Affinity func(regions.ModelName) regions.Affinity
+	// Guest checks the word of a region whose gateway sent a request on. Nil: no such
+	// request is let in.
+	Guest func(word string, now time.Time) (regions.Guest, error)
 	// Policy says who is let in, until [Gateway.SetPolicy] changes it.
 	Policy Policy
 	// Version is told by the server's metadata.
@@ -79,6 +86,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Affinity == nil {
 		o.Affinity = func(regions.ModelName) regions.Affinity { return regions.Affinity{} }
+	}
+	if o.Guest == nil {
+		o.Guest = func(string, time.Time) (regions.Guest, error) { return regions.Guest{}, errNoGuests }
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -111,6 +121,7 @@ type Gateway struct {
 	opts    Options
 	door    atomic.Pointer[door]
 	born    time.Time
+	strange sync.Once // a guest was refused
 	log     *slog.Logger
 	metrics *metrics
 }
@@ -163,7 +174,7 @@ func (g *Gateway) handle(v *visit, r *http.Request) {
 	v.client = clientOf(r, d.trusted)
 	// Logs and metrics say what was asked for; who has no key is told nothing of it.
 	v.route, err = routeOf(r, path)
-	if err := d.enter(v, r, path); err != nil {
+	if err := g.enter(d, v, r, path); err != nil {
 		reply(v, r, err)
 		return
 	}
@@ -202,6 +213,9 @@ func (g *Gateway) admit(v *visit, r *http.Request) error {
 	if !v.key.Allows(v.route.model) {
 		return forbidden()
 	}
+	if v.guest.From != "" && v.guest.Model != v.route.model {
+		return notStarted("the voucher is for another model")
+	}
 	if v.route.name == routeList && !g.knows(v.route.model) {
 		return noModel(v.route.model)
 	}
@@ -221,8 +235,7 @@ func (g *Gateway) request(v *visit, r *http.Request) regions.Request {
 		MaxWait:    v.maxWait,
 		Replayable: v.route.replayable(g.opts.Generates),
 		Streams:    v.streams || v.route.name == routeGenerateStream || v.route.name == callStreamInfer,
-		HasKey:     v.key != nil,
-		From:       regions.ID(r.Header.Get(spilledHeader)),
+		From:       v.guest.From,
 		Key:        keyLabel(v.key),
 	}
 }

@@ -15,6 +15,8 @@ type metrics struct {
 	requests *prometheus.CounterVec   // route, model, key, code
 	duration *prometheus.HistogramVec // route, model
 	calls    *prometheus.CounterVec   // route, model, code
+	// strangers are requests whose voucher was no good.
+	strangers prometheus.Counter
 }
 
 // newMetrics makes the gateway's metrics and registers them, unless with nil.
@@ -38,8 +40,12 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 			NativeHistogramMinResetDuration: time.Hour,
 		}, []string{"route", "model"}),
 	}
+	m.strangers = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "rhumb_gateway_strangers_total",
+		Help: "Requests that claimed to come from another region of the fleet and did not, or not in time.",
+	})
 	if reg != nil {
-		reg.MustRegister(m.requests, m.duration, m.calls)
+		reg.MustRegister(m.requests, m.duration, m.calls, m.strangers)
 	}
 	return m
 }

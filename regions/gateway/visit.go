@@ -18,7 +18,8 @@ type visit struct {
 	recorder
 	begun  time.Time
 	client netip.Addr
-	key    *keyring.Key // nil for nobody's
+	key    *keyring.Key  // nil for nobody's
+	guest  regions.Guest // of another region, if it has a From
 	route  route
 	meet   regions.Affinity
 	class  regions.Class

@@ -110,11 +110,10 @@ func (a *attempt) request(out *http.Request, body payload) *http.Request {
 	req.URL = &url.URL{Scheme: a.place.scheme, Host: a.place.host, Path: out.URL.Path, RawPath: out.URL.RawPath, RawQuery: out.URL.RawQuery}
 	req.Host = a.place.host
 	req.Header = maps.Clone(out.Header)
-	switch {
-	case a.place.pod == "":
-		req.Header.Set(SpilledHeader, string(a.x.proxy.opts.Region))
-	case a.x.req.HasKey:
-		// The other region's gateway checks the key again; a pod must not see it.
+	if a.place.pod == "" {
+		req.Header.Set(SpillHeader, a.x.proxy.opts.Vouch(a.place.region, a.x.req))
+	}
+	if a.x.req.Key != "" {
 		req.Header.Del("Authorization")
 		req.Header.Del("X-Api-Key")
 	}
@@ -137,7 +136,7 @@ func (a *attempt) vet(res *http.Response) error {
 	switch {
 	case res.StatusCode == http.StatusSwitchingProtocols:
 		return errSwitched
-	case a.place.pod == "" && res.StatusCode == http.StatusServiceUnavailable && res.Header.Get(NotStartedHeader) != "":
+	case a.place.pod == "" && res.Header.Get(NotStartedHeader) != "":
 		return errNoRoom
 	default:
 		return nil

@@ -26,6 +26,9 @@ type Options struct {
 	Pool *pool.Pool
 	// Spill gives out other regions when Pool refuses. Nil: never.
 	Spill Spiller
+	// Vouch makes the word by which another region lets a request in that this one sends
+	// on. Nil: this region's name, which convinces nobody.
+	Vouch func(to regions.ID, req regions.Request) string
 	// Admit lets requests wait for a place.
 	Admit admit.Options
 	// Observe is told what requests see of pods in passing. It is called on the
@@ -140,6 +143,9 @@ func (o Options) withDefaults() Options {
 	o.Admit.Now, o.Admit.Registry = o.Now, o.Registry
 	if o.Observe == nil {
 		o.Observe = func(regions.Observation) {}
+	}
+	if o.Vouch == nil {
+		o.Vouch = func(regions.ID, regions.Request) string { return string(o.Region) }
 	}
 	if o.Dial == nil {
 		o.Dial = link.Dialer().DialContext

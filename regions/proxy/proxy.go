@@ -29,15 +29,16 @@ import (
 )
 
 // The fields that Rhumb adds. RegionHeader names the region whose pod answered;
-// PodHeader that pod, where Options.ExposePod; SpilledHeader marks a request
-// that another region's gateway sent on: it is never sent on again. ReasonHeader says
+// PodHeader that pod, where Options.ExposePod; SpillHeader marks a request
+// that another region's gateway sent on, by that region's word: it is never sent on
+// again. ReasonHeader says
 // in a word why the gateway itself answered, NotStartedHeader that nothing of the
 // request was begun, and the trailer ResumedHeader how often a stream went on at
 // another pod.
 const (
 	RegionHeader     = "Rhumb-Region"
 	PodHeader        = "Rhumb-Pod"
-	SpilledHeader    = "Rhumb-Spilled-From"
+	SpillHeader      = "Rhumb-Spill"
 	ReasonHeader     = "Rhumb-Reason"
 	NotStartedHeader = "Rhumb-Not-Started"
 	ResumedHeader    = "Rhumb-Resumed"

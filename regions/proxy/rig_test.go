@@ -91,7 +91,7 @@ func newRig(tb testing.TB, tune func(*proxy.Options), pods ...string) *rig {
 			Model: model, Client: netip.MustParseAddr("198.51.100.7"),
 			Replayable: strings.Contains(r.URL.Path, "/generate"),
 			Streams:    strings.HasSuffix(r.URL.Path, "/generate_stream"),
-			From:       regions.ID(r.Header.Get(proxy.SpilledHeader)),
+			From:       regions.ID(r.Header.Get(proxy.SpillHeader)),
 		})
 	}))
 	server.Config.Protocols = new(http.Protocols) // those of the gateway's server

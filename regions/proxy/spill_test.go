@@ -94,8 +94,8 @@ func TestSpillGoesOneHop(t *testing.T) {
 	if path != "/v2/models/llama/generate?x=1" || heard.Get("Authorization") != "Bearer k" {
 		t.Errorf("the pod there heard %s %v", path, heard)
 	}
-	if heard.Get(proxy.SpilledHeader) != "" {
-		t.Errorf("the pod there heard %s, which is between gateways", proxy.SpilledHeader)
+	if heard.Get(proxy.SpillHeader) != "" {
+		t.Errorf("the pod there heard %s, which is between gateways", proxy.SpillHeader)
 	}
 	here.ended(regions.EndServed, 1)
 	to.check(t, regions.EndServed)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"strconv"
@@ -38,7 +39,9 @@ type stream struct {
 	end   error
 	took  bool             // an event
 	told  *resume.PodError // by the pod, for an answer in one piece
-	// trailer is the answer's, nil if it has none.
+	// origin is the first pod's answer, whose trailer comes at its end; trailer is what
+	// the client was promised of it, and ours.
+	origin  *http.Response
 	trailer http.Header
 	// What the vigil asks: whether anything was given to the client, and whether the
 	// stream could go on elsewhere.
@@ -116,8 +119,15 @@ func (s *stream) open(res *http.Response) (*http.Response, error) {
 	// A copy, lest the transport put the pod's trailers over ours.
 	own := *res
 	own.Body = s
-	if s.trailer == nil && s.refusal() == "" {
-		s.trailer = http.Header{ResumedHeader: nil}
+	if s.origin == nil {
+		s.origin = res
+		s.trailer = maps.Clone(res.Trailer)
+		if s.refusal() == "" {
+			if s.trailer == nil {
+				s.trailer = http.Header{}
+			}
+			s.trailer[ResumedHeader] = nil
+		}
 	}
 	own.Trailer = s.trailer
 	return &own, nil
@@ -130,6 +140,7 @@ func (s *stream) Read(p []byte) (int, error) {
 		case s.cut != nil:
 			s.goOn()
 		case s.end != nil:
+			s.trail()
 			return 0, s.end
 		default:
 			s.step()
@@ -138,6 +149,15 @@ func (s *stream) Read(p []byte) (int, error) {
 	n := copy(p, s.out)
 	s.out = s.out[n:]
 	return n, nil
+}
+
+// trail passes the pod's trailer on, as far as it was announced.
+func (s *stream) trail() {
+	for name, v := range s.origin.Trailer {
+		if _, announced := s.trailer[name]; announced && name != ResumedHeader {
+			s.trailer[name] = v
+		}
+	}
 }
 
 // Close stops the present pod's answer.

@@ -51,6 +51,8 @@ var Imports = []Rule{
 		Packages: []string{"regions/gateway"},
 		May:      []string{"regions", "regions/peek", "regions/rpc", "regions/shape", "regions/gateway/keyring", "regions/gateway/affinity"},
 	},
+	// A region's signed word to another's gateway.
+	{Packages: []string{"regions/voucher"}, May: []string{"regions", "gossip/fleet"}},
 	{Packages: []string{"regions/gateway/affinity"}, May: []string{"regions"}, Pure: true},
 	{Packages: []string{"regions/scale"}, May: []string{"regions"}, StdOnly: true, Never: outside, Pure: true},
 	{
