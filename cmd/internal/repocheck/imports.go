@@ -65,7 +65,7 @@ var Imports = []Rule{
 	// What both daemons serve with: replaceable TLS, and the frame of the admin API.
 	{Packages: []string{"regions/livetls"}, StdOnly: true},
 	{Packages: []string{"regions/admin"}, May: []string{"regions", "regions/livetls"}},
-	{Packages: []string{"regions/proxy"}, May: []string{"regions", "regions/pool", "regions/admit", "regions/rpc", "regions/shape", "regions/proxy/..."}},
+	{Packages: []string{"regions/proxy"}, May: []string{"regions", "regions/pool", "regions/admit", "regions/peek", "regions/rpc", "regions/shape", "regions/proxy/..."}},
 	// The client's side of a request, its ways to pods, the watch over them, and what
 	// may be repeated.
 	{Packages: []string{"regions/proxy/client", "regions/proxy/link", "regions/proxy/vigil"}},
