@@ -21,7 +21,7 @@ import (
 
 // Options configure an [Admission]. Start with [DefaultOptions].
 type Options struct {
-	// Bound is how many requests of a model may wait.
+	// Bound is how many requests of a model may wait; none does with 0.
 	Bound int
 	// MaxWait is how long a request waits that does not say, and LongestWait the
 	// longest that one may ask for.
@@ -179,8 +179,8 @@ func (a *Admission) enter(now time.Time, req regions.Request, since time.Time, t
 		return nil, refuse(Late, wait)
 	}
 	if len(l.waiting) >= a.opts.Bound {
-		last := l.waiting[len(l.waiting)-1]
-		if last.class >= t.class {
+		last := l.last()
+		if last == nil || last.class >= t.class {
 			return nil, refuse(Full, l.wait(now, n))
 		}
 		l.leave(now, last)

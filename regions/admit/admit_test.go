@@ -344,3 +344,15 @@ func TestOverflowHasTwoThresholds(t *testing.T) {
 		}
 	})
 }
+
+func TestALineOfNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, 1, func(o *admit.Options) { o.Bound = 0 })
+		d.come("a", regions.Request{})
+		d.come("b", regions.Request{Class: regions.ClassHigh})
+		d.wantOrder("a")
+		if why := d.refusal("b").Reason; why != admit.Full {
+			t.Errorf("b was refused for %v, want %v", why, admit.Full)
+		}
+	})
+}

@@ -64,6 +64,14 @@ func (l *line) leave(now time.Time, t *ticket) bool {
 	return true
 }
 
+// last is who is served last, nil if nobody waits.
+func (l *line) last() *ticket {
+	if len(l.waiting) == 0 {
+		return nil
+	}
+	return l.waiting[len(l.waiting)-1]
+}
+
 // view is what a try may know.
 func (l *line) view() Line { return Line{len(l.waiting), l.overflow} }
 

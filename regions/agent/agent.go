@@ -140,7 +140,7 @@ func (a *Agent) assembleDoor(parts *slog.Logger) {
 	a.spill = newSpiller(o.Region, a.gossip.Snapshot)
 	to := proxy.DefaultOptions(o.Region, a.pool)
 	to.Spill, to.SpillTLS, to.Observe = a.spill, o.SpillTLS, a.runner.Observe
-	to.Dial, to.Limits, to.Now = o.Dial, o.Limits, o.Now
+	to.Dial, to.Limits, to.Admit, to.Now = o.Dial, o.Limits, o.Admit, o.Now
 	to.Logger, to.Registry = parts, o.Registry
 	to.Vouch = func(region regions.ID, req regions.Request) string {
 		return voucher.Issue(o.Gossip.Identity, region, req, o.Now())

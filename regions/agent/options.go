@@ -19,6 +19,7 @@ import (
 	"github.com/rhumb-lb/rhumb/gossip"
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/admin"
+	"github.com/rhumb-lb/rhumb/regions/admit"
 	"github.com/rhumb-lb/rhumb/regions/balance"
 	"github.com/rhumb-lb/rhumb/regions/discovery"
 	"github.com/rhumb-lb/rhumb/regions/gateway"
@@ -45,6 +46,8 @@ type Options struct {
 	// TrustedProxies may say in X-Forwarded-For who the client is.
 	TrustedProxies []netip.Prefix
 	Limits         proxy.Limits
+	// Admit bounds the lines in which requests wait for a free slot.
+	Admit admit.Options
 	// Head bounds requests' heads and idle connections.
 	Head gateway.HeadLimits
 	// TLS serves the gateway over TLS, with HTTP/2 by ALPN; nil serves plain HTTP,
@@ -97,6 +100,7 @@ type Model struct {
 func DefaultOptions() Options {
 	return Options{
 		Limits:  proxy.DefaultLimits(),
+		Admit:   admit.DefaultOptions(),
 		Head:    gateway.DefaultHeadLimits(),
 		Gossip:  gossip.DefaultOptions(),
 		Balance: "least-connections",

@@ -52,6 +52,7 @@ func (a *Agent) fixed(o *Options) error {
 		"how pods are chosen":       o.Balance != a.opts.Balance,
 		"limits of requests' heads": o.Head != a.opts.Head,
 		"the time to connect":       o.Limits.Dial != a.opts.Limits.Dial,
+		"limits of queues":          o.Admit.Bound != a.opts.Admit.Bound || o.Admit.MaxWait != a.opts.Admit.MaxWait,
 	} {
 		if differs {
 			names = append(names, name)

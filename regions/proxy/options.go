@@ -137,7 +137,7 @@ func (o Options) withDefaults() Options {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Admit.Bound == 0 {
+	if o.Admit.MaxWait == 0 {
 		o.Admit = admit.DefaultOptions()
 	}
 	o.Admit.Now, o.Admit.Registry = o.Now, o.Registry

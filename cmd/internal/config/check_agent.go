@@ -288,6 +288,8 @@ func (c *checker) limits(l Limits) {
 	between(c, "agent.limits.header_timeout", l.HeaderTimeout, time.Second, time.Minute)
 	between(c, "agent.limits.connect_timeout", l.ConnectTimeout, 10*time.Millisecond, time.Minute)
 	between(c, "agent.limits.first_byte_timeout", l.FirstByteTimeout, time.Second, 24*time.Hour)
+	between(c, "agent.limits.queue", l.Queue, 0, 1<<20)
+	between(c, "agent.limits.queue_wait", l.QueueWait, time.Millisecond, time.Hour)
 	between(c, "agent.limits.total_timeout", l.TotalTimeout, 0, 24*time.Hour)
 	between(c, "agent.limits.read_timeout", l.ReadTimeout, time.Second, 24*time.Hour)
 	between(c, "agent.limits.write_timeout", l.WriteTimeout, time.Second, 24*time.Hour)

@@ -244,10 +244,14 @@ type Limits struct {
 	ConnectTimeout   time.Duration `mapstructure:"connect_timeout" default:"2s"`                    // to a pod or a region
 	FirstByteTimeout time.Duration `mapstructure:"first_byte_timeout" default:"600s" reload:"live"` // of a pod's answer
 	ReadTimeout      time.Duration `mapstructure:"read_timeout" default:"600s" reload:"live"`       // between two tokens
-	TotalTimeout     time.Duration `mapstructure:"total_timeout" default:"0s" reload:"live"`        // of a whole request; 0: none
-	WriteTimeout     time.Duration `mapstructure:"write_timeout" default:"600s" reload:"live"`      // between two writes
-	IdleTimeout      time.Duration `mapstructure:"idle_timeout" default:"60s"`                      // between two requests of a connection
-	DrainTimeout     time.Duration `mapstructure:"drain_timeout" default:"600s" reload:"live"`      // for requests in flight at shutdown
+	// Queue is how many requests of a model may wait for a free slot, and QueueWait for
+	// how long, unless they say so themselves.
+	Queue        int           `mapstructure:"queue" default:"1024"`
+	QueueWait    time.Duration `mapstructure:"queue_wait" default:"30s"`
+	TotalTimeout time.Duration `mapstructure:"total_timeout" default:"0s" reload:"live"`   // of a whole request; 0: none
+	WriteTimeout time.Duration `mapstructure:"write_timeout" default:"600s" reload:"live"` // between two writes
+	IdleTimeout  time.Duration `mapstructure:"idle_timeout" default:"60s"`                 // between two requests of a connection
+	DrainTimeout time.Duration `mapstructure:"drain_timeout" default:"600s" reload:"live"` // for requests in flight at shutdown
 }
 
 // Auth says who may use the gateway.

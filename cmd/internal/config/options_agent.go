@@ -75,6 +75,8 @@ func (c *Config) AgentOptions(now time.Time) (agent.Options, error) {
 func (l Limits) apply(o *agent.Options) {
 	o.Limits.Body = int64(l.Body)
 	o.Limits.Dial, o.Limits.FirstByte, o.Limits.Token = l.ConnectTimeout, l.FirstByteTimeout, l.ReadTimeout
+	o.Admit.Bound, o.Admit.MaxWait = l.Queue, l.QueueWait
+	o.Admit.LongestWait = max(o.Admit.LongestWait, l.QueueWait)
 	o.Limits.Total, o.Limits.ClientStall = l.TotalTimeout, l.WriteTimeout
 	o.Head = gateway.HeadLimits{Size: int(l.Header), Time: l.HeaderTimeout, Idle: l.IdleTimeout}
 	o.Grace = l.DrainTimeout
