@@ -52,6 +52,8 @@ func (a *Agent) fixed(o *Options) error {
 		"how pods are chosen":       o.Balance != a.opts.Balance,
 		"limits of requests' heads": o.Head != a.opts.Head,
 		"the time to connect":       o.Limits.Dial != a.opts.Limits.Dial,
+		"canaries":                  o.Canary != a.opts.Canary,
+		"the learning of slots":     o.FixedSlots != a.opts.FixedSlots,
 	} {
 		if differs {
 			names = append(names, name)
