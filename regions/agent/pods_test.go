@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/discovery"
 	"github.com/rhumb-lb/rhumb/regions/regionstest"
+	"github.com/rhumb-lb/rhumb/regions/triton/tritontest"
 )
 
 // metricsPage is a pod's metrics server that says what it is told to; empty is an
@@ -106,6 +109,54 @@ func TestAgentShowsItsPodsMetrics(t *testing.T) {
 	if second.Slots != podSlots || second.Source != "assumed" || second.Waiting != nil || second.Active != nil || second.KV != nil || second.Age != nil || second.Config != first.Config {
 		t.Errorf("without: %s", text)
 	}
+}
+
+// TestAgentLearnsFromRequests: of two pods without metrics, of which nobody said how
+// many slots they have, it learns that there are more than eight while requests wait,
+// and how full their KV cache is from their answers.
+func TestAgentLearnsFromRequests(t *testing.T) {
+	t.Parallel()
+	m := newMembers(t)
+	o, pods := m.options("eu-west", "llama")
+	for _, p := range pods {
+		p.Close()
+	}
+	pods = nil
+	var all []regions.Pod
+	for _, id := range []string{"eu-west-0", "eu-west-1"} {
+		model := tritontest.DefaultModel("llama")
+		model.Flavour, model.Slots, model.PrefillPerToken, model.InterToken, model.BatchPenalty = tritontest.TRTLLM, 64, 0, 5*time.Millisecond, 0
+		with := tritontest.DefaultOptions()
+		with.Name, with.Models = id, []tritontest.Model{model}
+		p := tritontest.New(with)
+		if err := p.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(p.Close)
+		pods = append(pods, p)
+		all = append(all, regions.Pod{ID: regions.PodID(id), HTTP: netip.MustParseAddrPort(p.Addr()), Models: []regions.PodModel{{Name: "llama"}}})
+	}
+	finds(t, &o, all)
+	s := m.start(o, pods)
+	asking, stop := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	for range 24 {
+		clients.Go(func() {
+			for asking.Err() == nil {
+				_, _, _ = s.do(http.MethodPost, s.url("/v2/models/llama/generate"), `{"text_input":"hello","max_tokens":20}`)
+			}
+		})
+	}
+	regionstest.Eventually(t, patience, func() bool {
+		for _, p := range s.adminPods() {
+			if p.Learned > 8 && p.Source == "learned" && p.Slots == p.Learned && p.KV != nil {
+				return true
+			}
+		}
+		return false
+	}, "more slots are learnt")
+	stop()
+	clients.Wait()
 }
 
 // TestAgentTakesOutAZombie: a pod that says it is ready and generates nothing is out
