@@ -57,7 +57,7 @@ func (p *Pod) At(f Frontend) netip.AddrPort {
 }
 
 // PodModel is a model that a pod may serve and how many sequences of it the pod
-// is configured to run at a time.
+// is configured to run at a time; 0 if nobody said.
 type PodModel struct {
 	Name  ModelName
 	Slots int

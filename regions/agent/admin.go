@@ -2,21 +2,72 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
+	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/admin"
+	"github.com/rhumb-lb/rhumb/regions/signals"
 )
 
-// adminPod is a pod in the admin API.
+// adminPod is a pod in the admin API. What the pod does not say of itself is left
+// out.
 type adminPod struct {
 	ID       string `json:"id"`
 	Model    string `json:"model"`
 	State    string `json:"state"`
 	InFlight int    `json:"in_flight"`
 	Slots    int    `json:"slots"`
+	Source   string `json:"slots_source,omitempty"`
+	Learned  int    `json:"slots_learned,omitempty"`
 	Served   uint64 `json:"served"`
 	Failed   uint64 `json:"failed"`
+
+	Waiting *int     `json:"waiting,omitempty"`
+	Active  *int     `json:"active,omitempty"`
+	KV      *float64 `json:"kv_cache,omitempty"` // from 0 to 1
+	Age     *float64 `json:"metrics_age_seconds,omitempty"`
+	Version uint32   `json:"version,omitempty"`
+	Config  string   `json:"config,omitempty"` // hash of the model's configuration
+}
+
+// adminPods are the pods of the pool with what is known of them beside it.
+func (a *Agent) adminPods() []adminPod {
+	out := []adminPod{}
+	for _, p := range a.pool.Pods() {
+		row := adminPod{
+			ID: string(p.ID), Model: string(p.Model), State: p.State.String(),
+			InFlight: p.InFlight, Slots: p.Slots, Served: p.Served, Failed: p.Failed,
+		}
+		if r, known := a.signals.Reading(p.ID, p.Model); known {
+			row.add(&r)
+		}
+		out = append(out, row)
+	}
+	return out
+}
+
+func (p *adminPod) add(r *signals.Reading) {
+	f := &r.Facts
+	p.Source, p.Learned = r.SlotsSource(), r.Learned
+	if f.Waiting >= 0 {
+		p.Waiting = &f.Waiting
+	}
+	if f.Active >= 0 {
+		p.Active = &f.Active
+	}
+	if r.Full >= 0 {
+		full := float64(r.Full) / float64(regions.Whole)
+		p.KV = &full
+	}
+	if r.Age >= 0 {
+		age := r.Age.Seconds()
+		p.Age = &age
+	}
+	if f.Fingerprint != (regions.Fingerprint{}) {
+		p.Version, p.Config = f.Fingerprint.Version, fmt.Sprintf("%016x", f.Fingerprint.ConfigHash)
+	}
 }
 
 // adminModel is a model in the admin API.
@@ -32,13 +83,7 @@ type adminModel struct {
 
 func (a *Agent) adminMux() *admin.Mux {
 	m := admin.NewMux(a.opts.Registry, a.check, a.log)
-	m.Handle("GET /api/v1/pods", func(*http.Request) (any, error) {
-		out := []adminPod{}
-		for _, p := range a.pool.Pods() {
-			out = append(out, adminPod{string(p.ID), string(p.Model), p.State.String(), p.InFlight, p.Slots, p.Served, p.Failed})
-		}
-		return out, nil
-	})
+	m.Handle("GET /api/v1/pods", func(*http.Request) (any, error) { return a.adminPods(), nil })
 	m.Handle("GET /api/v1/models", func(*http.Request) (any, error) {
 		out := []adminModel{}
 		for _, s := range a.pool.Models(a.opts.Now(), nil) {

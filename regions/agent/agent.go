@@ -24,7 +24,7 @@ import (
 	"github.com/rhumb-lb/rhumb/regions/probe"
 	"github.com/rhumb-lb/rhumb/regions/proxy"
 	"github.com/rhumb-lb/rhumb/regions/scale"
-	"github.com/rhumb-lb/rhumb/regions/triton"
+	"github.com/rhumb-lb/rhumb/regions/signals"
 	"github.com/rhumb-lb/rhumb/regions/voucher"
 )
 
@@ -34,7 +34,7 @@ type Agent struct {
 	log     *slog.Logger
 	pool    *pool.Pool
 	runner  *probe.Runner
-	scraper *scraper
+	signals *signals.Signals
 	gossip  *gossip.Node
 	spill   *spiller
 	proxy   *proxy.Proxy
@@ -106,7 +106,7 @@ func (a *Agent) assemblePods(parts *slog.Logger) {
 	o := &a.opts
 	pools := pool.DefaultOptions()
 	pools.Registry, pools.Seed = o.Registry, rand.Uint64()
-	pools.OnFree = func(m regions.ModelName) { a.proxy.Free(m) }
+	pools.OnFree, pools.OnDone = func(m regions.ModelName) { a.proxy.Free(m) }, a.ended
 	pools.Selector = func(model regions.ModelName) balance.Selector {
 		chosen, err := balance.ByName(o.balance(model), rand.New(rand.NewPCG(rand.Uint64(), 0)))
 		if err != nil { // not after Options.complete
@@ -124,14 +124,7 @@ func (a *Agent) assemblePods(parts *slog.Logger) {
 			r.Report(parts, found)
 		}
 	}
-	client := triton.DefaultOptions()
-	client.Dial = o.Dial
-	probes := probe.DefaultOptions()
-	probes.Logger, probes.Registry = a.log, o.Registry
-	probes.OnChange = a.podChanged
-	pods := triton.New(client)
-	a.runner = probe.NewRunner(probes, prober{pods})
-	a.scraper = newScraper(pods, o.Now, a.log, o.Registry)
+	a.assembleAskers()
 }
 
 // assembleDoor makes what takes and forwards requests.
@@ -139,7 +132,7 @@ func (a *Agent) assembleDoor(parts *slog.Logger) {
 	o := &a.opts
 	a.spill = newSpiller(o.Region, a.gossip.Snapshot)
 	to := proxy.DefaultOptions(o.Region, a.pool)
-	to.Spill, to.SpillTLS, to.Observe = a.spill, o.SpillTLS, a.runner.Observe
+	to.Spill, to.SpillTLS, to.Observe, to.Load = a.spill, o.SpillTLS, a.runner.Observe, a.loaded
 	to.Dial, to.Limits, to.Admit, to.Now = o.Dial, o.Limits, o.Admit, o.Now
 	to.Logger, to.Registry = parts, o.Registry
 	to.Vouch = func(region regions.ID, req regions.Request) string {
@@ -222,6 +215,7 @@ func (a *Agent) Kill() {
 func (a *Agent) podChanged(pod regions.PodID, model regions.ModelName, _, to regions.PodState, _ string) {
 	a.pool.SetState(a.opts.Now(), pod, model, to)
 	a.proxy.PodOut(pod, model, to == regions.PodGone)
+	a.signals.Changed(pod, model, to)
 	if to == regions.PodDraining {
 		a.proxy.CloseIdle()
 	}
@@ -277,13 +271,4 @@ func wake(c chan<- struct{}) {
 // where to before it runs.
 type reporter interface {
 	Report(log *slog.Logger, m *discovery.Metrics)
-}
-
-// prober probes pods by Triton's word on the model.
-type prober struct{ client *triton.Client }
-
-// Probe implements probe.Prober.
-func (p prober) Probe(ctx context.Context, pod regions.Pod, model regions.ModelName) regions.Observation {
-	sight, took, _ := p.client.ModelReady(ctx, pod.HTTP, model)
-	return regions.Observation{Pod: pod.ID, Model: model, Sight: sight, Took: took}
 }

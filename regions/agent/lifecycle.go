@@ -29,7 +29,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g, parts := errgroup.WithContext(parts)
 	g.Go(func() error { return a.gossip.Run(parts) })
 	g.Go(func() error { return a.runner.Run(parts) })
-	g.Go(func() error { return a.scraper.run(parts) })
+	g.Go(func() error { return a.signals.Run(parts) })
 	g.Go(func() error { return a.publish(parts) })
 	for i := range a.opts.Sources {
 		g.Go(func() error { return a.opts.Sources[i].Run(parts, func(pods []regions.Pod) { a.found(i, pods) }) })
@@ -116,8 +116,8 @@ func (a *Agent) found(source int, pods []regions.Pod) {
 	a.pods[source] = append([]regions.Pod{}, pods...) // not nil: a source that finds none has told so
 	all := slices.Concat(a.pods...)
 	a.pool.SetPods(a.opts.Now(), all)
-	a.runner.SetPods(all)
-	a.scraper.setPods(all)
+	a.signals.SetPods(all)
+	a.runner.SetPods(all) // last: it tells the others what it finds
 }
 
 // publish renews what the agent says of its region, twice a second and at

@@ -58,6 +58,11 @@ type Options struct {
 	// Balance is how a pod is chosen among those of a model, one of [balance.Names],
 	// unless the model has its own.
 	Balance string
+	// Canary finds pods that say they are ready and do not generate.
+	Canary Canary
+	// FixedSlots learns no slots: a pod that reports none, and for which none are
+	// configured, keeps what it is taken to have.
+	FixedSlots bool
 	// Gossip connects the agent to the fleet. Its Name is the agent's.
 	Gossip gossip.Options
 	// Linger is how long a stopping agent goes on taking new requests after it

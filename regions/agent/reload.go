@@ -53,6 +53,8 @@ func (a *Agent) fixed(o *Options) error {
 		"limits of requests' heads": o.Head != a.opts.Head,
 		"the time to connect":       o.Limits.Dial != a.opts.Limits.Dial,
 		"limits of queues":          o.Admit.Bound != a.opts.Admit.Bound || o.Admit.MaxWait != a.opts.Admit.MaxWait,
+		"canaries":                  o.Canary != a.opts.Canary,
+		"the learning of slots":     o.FixedSlots != a.opts.FixedSlots,
 	} {
 		if differs {
 			names = append(names, name)

@@ -93,8 +93,8 @@ func validateModels(models []regions.PodModel) error {
 			return errors.New("a model has no name; use the name as Triton spells it")
 		case seen[m.Name]:
 			return fmt.Errorf("model %q is listed twice", string(m.Name))
-		case m.Slots < 1:
-			return fmt.Errorf("model %q has %d slots; set how many sequences the pod runs at a time, at least 1", string(m.Name), m.Slots)
+		case m.Slots < 0:
+			return fmt.Errorf("model %q has %d slots; set how many sequences the pod runs at a time, or 0 if that is not known", string(m.Name), m.Slots)
 		}
 		seen[m.Name] = true
 	}

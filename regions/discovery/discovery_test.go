@@ -43,7 +43,7 @@ func TestValidate(t *testing.T) {
 		{"no models", func(p []regions.Pod) { p[0].Models = nil }, []string{"no models"}},
 		{"model without name", func(p []regions.Pod) { p[0].Models = []regions.PodModel{{Slots: 1}} }, []string{"a model has no name"}},
 		{"model twice", func(p []regions.Pod) { p[0].Models = append(p[0].Models, p[0].Models[0]) }, []string{`model "llama" is listed twice`}},
-		{"no slots", func(p []regions.Pod) { p[0].Models = []regions.PodModel{{Name: "llama"}} }, []string{`model "llama" has 0 slots`}},
+		{"less than no slots", func(p []regions.Pod) { p[0].Models = []regions.PodModel{{Name: "llama", Slots: -1}} }, []string{`model "llama" has -1 slots`}},
 		{"all at once", func(p []regions.Pod) { p[0].Models, p[1].HTTP = nil, netip.AddrPort{} }, []string{"no models", "no HTTP address"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

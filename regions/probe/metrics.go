@@ -7,9 +7,10 @@ import (
 )
 
 type metrics struct {
-	sights  *prometheus.CounterVec
-	changes *prometheus.CounterVec
-	seconds *prometheus.HistogramVec
+	sights   *prometheus.CounterVec
+	changes  *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+	canaries *prometheus.CounterVec
 }
 
 func newMetrics(registry *prometheus.Registry) *metrics {
@@ -28,15 +29,23 @@ func newMetrics(registry *prometheus.Registry) *metrics {
 			// From a loopback answer to past the default timeout.
 			Buckets: []float64{.001, .002, .005, .01, .02, .05, .1, .2, .4, .8},
 		}, []string{"model"}),
+		canaries: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rhumb_probe_canaries_total",
+			Help: "Generations of one token that were made to see whether a pod generates, by what was seen.",
+		}, []string{"model", "pod", "sight"}),
 	}
 	if registry != nil {
-		registry.MustRegister(m.sights, m.changes, m.seconds)
+		registry.MustRegister(m.sights, m.changes, m.seconds, m.canaries)
 	}
 	return m
 }
 
 func (m *metrics) saw(obs regions.Observation) {
 	m.sights.WithLabelValues(string(obs.Model), string(obs.Pod), obs.Sight.String()).Inc()
+}
+
+func (m *metrics) sang(obs regions.Observation) {
+	m.canaries.WithLabelValues(string(obs.Model), string(obs.Pod), obs.Sight.String()).Inc()
 }
 
 func (m *metrics) changed(pod regions.PodID, model regions.ModelName, to regions.PodState) {
@@ -49,4 +58,5 @@ func (m *metrics) forget(pod regions.PodID, model regions.ModelName) {
 	labels := prometheus.Labels{"pod": string(pod), "model": string(model)}
 	m.sights.DeletePartialMatch(labels)
 	m.changes.DeletePartialMatch(labels)
+	m.canaries.DeletePartialMatch(labels)
 }

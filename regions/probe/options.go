@@ -26,6 +26,13 @@ type Options struct {
 	Timeout time.Duration
 	// Concurrency is how many probes run at a time.
 	Concurrency int
+	// Canary makes the canaries of [Policy.Canary]; nil makes none. It is asked like
+	// a Prober, and the sight is of a whole generation.
+	Canary Prober
+	// CanaryTimeout is how long a canary waits for its token.
+	CanaryTimeout time.Duration
+	// CanaryConcurrency is how many canaries run at a time.
+	CanaryConcurrency int
 	// OnChange is told of every change of a pod's state for a model, and of the
 	// first sight of each pod and model even if it changes nothing, so that the
 	// receiver's picture is right one sight after a pod was set, whatever it
@@ -44,6 +51,13 @@ type Options struct {
 // still known before the next probe is due; and 256 probes at a time, so that
 // 256 pods that all hang are each probed without waiting for another, at the
 // price of 256 file descriptors at worst.
+//
+// A canary waits 10 s for one token: it reads a prompt of a few words, and whoever
+// waits longer on a pod that serves nobody meanwhile has waited for nothing. 32 at
+// a time are 3 a second if all of them hang, and hundreds if none does.
 func DefaultOptions() Options {
-	return Options{Policy: DefaultPolicy(), Timeout: 400 * time.Millisecond, Concurrency: 256}
+	return Options{
+		Policy: DefaultPolicy(), Timeout: 400 * time.Millisecond, Concurrency: 256,
+		CanaryTimeout: 10 * time.Second, CanaryConcurrency: 32,
+	}
 }

@@ -34,6 +34,11 @@ type Policy struct {
 	// for the second time within FallMemory; each further fall doubles it up to
 	// HoldMax. The first fall has no hold.
 	Hold, HoldMax, FallMemory time.Duration
+	// Canary is the time between two generations of one token that are made on a
+	// pod whose requests don't show that it serves; 0 makes none.
+	Canary time.Duration
+	// Canaries is how many of them must fail in a row to take a pod out.
+	Canaries int
 }
 
 // DefaultPolicy is made for a crashed pod to be out of rotation within 1 s.
@@ -64,6 +69,7 @@ func DefaultPolicy() Policy {
 		Hold:       time.Second,
 		HoldMax:    10 * time.Second,
 		FallMemory: time.Minute,
+		Canaries:   2, // one may have met a hiccup, of which readiness says nothing
 	}
 }
 
@@ -83,6 +89,9 @@ type State struct {
 	timeouts int       // in a row
 	falls    int       // out of rotation, each within FallMemory of the one before
 	fell     time.Time // the newest fall
+	served   time.Time // the newest request that was served
+	canaries int       // failed in a row, with no request served meanwhile
+	barred   bool      // out by its canaries, until one of them is good
 }
 
 // Pod is the state by which requests are given to the pod.
@@ -110,9 +119,10 @@ func (s State) Suspect() bool { return s.pod.Takes() && (s.timeouts > 0 || !s.lo
 //	served             as it was                        as it was
 //
 // A ready answer is void if its probe began before the newest sight that speaks
-// against the pod: it may have been given before the crash. A served request
-// says nothing, because a server that no longer takes new connections still
-// finishes those it has.
+// against the pod: it may have been given before the crash. It also brings back no
+// pod that its canaries took out; see [Policy.StepCanary]. A served request
+// says nothing of readiness, because a server that no longer takes new connections
+// still finishes those it has; it does speak against a canary that failed.
 func (p Policy) Step(s State, obs regions.Observation, now time.Time) State {
 	if s.since.IsZero() {
 		s.since = now
@@ -130,6 +140,9 @@ func (p Policy) Step(s State, obs regions.Observation, now time.Time) State {
 		return p.timeout(s, now)
 	case regions.SawLost:
 		return p.loses(s, now)
+	case regions.SawServed:
+		s.served, s.canaries = now, 0
+		return s
 	default:
 		return s
 	}
@@ -149,6 +162,8 @@ func (p Policy) ready(s State, began, now time.Time) State {
 			return s
 		}
 		return s.enter(regions.PodReady, "its slow start is over", now)
+	case s.barred:
+		return s
 	case !s.down:
 		// An agent that restarts finds pods that have long been warm. Were they
 		// all warming, the region would report a fraction of its slots and its
@@ -218,7 +233,7 @@ func (p Policy) leave(s State, to regions.PodState, why string, now time.Time) S
 		s.fell = now
 	}
 	s.down, s.failed = true, now
-	s.timeouts, s.lost, s.doubted = 0, time.Time{}, time.Time{}
+	s.timeouts, s.canaries, s.lost, s.doubted = 0, 0, time.Time{}, time.Time{}
 	if to == regions.PodEjected {
 		s.doubted = now // dead, or only rude? The answer decides what it is next.
 	}

@@ -22,6 +22,7 @@ type Runner struct {
 	prober  Prober
 	metrics *metrics
 	running chan struct{} // a token per probe in flight
+	singing chan struct{} // and per canary
 	added   chan struct{} // capacity 1: fresh is not empty
 
 	mu      sync.Mutex // guards what follows; taken before a watch's
@@ -62,9 +63,16 @@ func NewRunner(o Options, prober Prober) *Runner {
 	if o.Timeout <= 0 {
 		o.Timeout = DefaultOptions().Timeout
 	}
+	if o.CanaryConcurrency <= 0 {
+		o.CanaryConcurrency = DefaultOptions().CanaryConcurrency
+	}
+	if o.CanaryTimeout <= 0 {
+		o.CanaryTimeout = DefaultOptions().CanaryTimeout
+	}
 	return &Runner{
 		options: o, prober: prober, metrics: newMetrics(o.Registry),
 		running: make(chan struct{}, o.Concurrency),
+		singing: make(chan struct{}, o.CanaryConcurrency),
 		added:   make(chan struct{}, 1),
 		watches: map[key]*watch{},
 	}
@@ -82,6 +90,9 @@ func (r *Runner) Run(ctx context.Context) error {
 		r.mu.Unlock()
 		for _, w := range fresh {
 			all.Go(func() { r.watch(ctx, w) })
+			if r.options.Canary != nil && r.options.Policy.Canary > 0 {
+				all.Go(func() { r.canaries(ctx, w) })
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -193,20 +204,25 @@ func (r *Runner) probe(ctx context.Context, pod regions.Pod, model regions.Model
 	return obs
 }
 
-// take steps a watch's state and tells of the change, if there is one.
+// take takes in what a probe or a request saw.
 func (r *Runner) take(w *watch, obs regions.Observation) {
+	r.step(w, obs, r.options.Policy.Step, r.metrics.saw)
+}
+
+// step steps a watch's state and tells of the change, if there is one.
+func (r *Runner) step(w *watch, obs regions.Observation, by func(State, regions.Observation, time.Time) State, count func(regions.Observation)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.over {
 		return
 	}
-	r.metrics.saw(obs)
+	count(obs)
 	if obs.Sight == 0 {
 		r.options.Logger.Debug("a probe could not be made", "pod", w.key.pod, "model", w.key.model)
 		return
 	}
 	old := w.state
-	w.state = r.options.Policy.Step(old, obs, time.Now())
+	w.state = by(old, obs, time.Now())
 	from, to, why := old.Pod(), w.state.Pod(), w.state.Why()
 	first := !w.seen
 	w.seen = true

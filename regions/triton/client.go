@@ -1,7 +1,8 @@
 // Package triton asks a Triton server for its state over the KServe v2 HTTP
 // protocol: whether a model is ready, whether the server is, what its repository
-// holds, and what its metrics say of queues and GPUs. It speaks to one server at a time and keeps nothing between
-// calls; who asks when, and what follows, is the caller's.
+// holds, which load of a model it has, whether it generates at all, and what its
+// metrics say of queues, caches and GPUs. It speaks to one server at a time and
+// keeps nothing between calls; who asks when, and what follows, is the caller's.
 //
 // Every call uses a fresh connection. A Triton that drains goes on serving the
 // connections it has, answering that it is ready, while it accepts new ones

@@ -14,14 +14,17 @@ import (
 	"github.com/rhumb-lb/rhumb/regions"
 )
 
-// Metrics are what a Triton server's metrics page says of its GPUs and queues.
-// What a page does not have is absent here too, not zero.
+// Metrics are what a Triton server's metrics page says of its GPUs, queues and
+// backends. What a page does not have is absent here too, not zero.
 type Metrics struct {
 	// GPUs is how many tell their utilisation, and Utilization its mean, from 0
 	// to 1. Without GPUs it means nothing.
 	GPUs        int
 	Utilization float64
-	Models      map[regions.ModelName]ModelMetrics
+	// MemoryUsed and MemoryTotal are the GPUs' together, in bytes; MemoryTotal is 0
+	// if not told.
+	MemoryUsed, MemoryTotal int64
+	Models                  map[regions.ModelName]ModelMetrics
 }
 
 // ModelMetrics are what it says of one model, its versions and GPUs together.
@@ -32,6 +35,61 @@ type ModelMetrics struct {
 	Pending int64          // requests that wait in Triton's queue; -1 if not told (before Triton 23.09)
 	Queued  regions.Micros // total time that requests have waited there
 	Served  int64          // requests that succeeded, over which Queued adds up
+	Failed  int64          // requests that failed, for whatever reason
+	// Batch, KV and Tokens are nil for a model whose backend does not tell.
+	Batch  *Batch
+	KV     *KVCache
+	Tokens *Tokens
+}
+
+// Batch is what the TensorRT-LLM backend says of its in-flight batching: a request
+// waits, is scheduled with its context phase first, and is active from its arrival
+// to its end. Each is -1 if not told.
+type Batch struct {
+	Waiting, Active, Scheduled, Context int64
+	Max                                 int64 // the most requests that it takes into a batch
+}
+
+// KVCache is what the TensorRT-LLM backend says of its KV cache, in blocks.
+type KVCache struct {
+	Used, Max int64
+	PerBlock  int64   // tokens in a block
+	Fraction  float64 // in use, from 0 to 1, by the backend's own count; -1 if not told
+}
+
+// Full is how full the cache is; false if the page does not say. Used and Max go
+// first, since of two versions they add up and the fractions don't.
+func (k *KVCache) Full() (regions.Permille, bool) {
+	switch {
+	case k == nil:
+		return 0, false
+	case k.Max > 0:
+		return regions.Permille(min(1, float64(k.Used)/float64(k.Max)) * float64(regions.Whole)), true
+	case k.Fraction >= 0:
+		return regions.Permille(k.Fraction * float64(regions.Whole)), true
+	default:
+		return 0, false
+	}
+}
+
+// Tokens are the counters of the vLLM backend, which it has if the model's
+// parameter REPORT_CUSTOM_METRICS is true.
+type Tokens struct {
+	Prompt, Generated int64
+	// TTFT and PerToken are total times, over FirstTokens and LaterTokens.
+	TTFT, PerToken           regions.Micros
+	FirstTokens, LaterTokens int64
+}
+
+// Wait is how long the requests that succeeded between two pages of one server
+// had waited in Triton's queue, on average; false if none did, or if the server
+// began to count anew.
+func (m ModelMetrics) Wait(before ModelMetrics) (regions.Micros, bool) {
+	served, queued := m.Served-before.Served, m.Queued-before.Queued
+	if served <= 0 || queued < 0 {
+		return 0, false
+	}
+	return queued / regions.Micros(served), true
 }
 
 const (
@@ -39,21 +97,14 @@ const (
 	// that it holds 500 of them; a GPU serves a dozen at most.
 	maxPage = 1 << 20
 
-	// maxSeries bounds the series that are read: 4 for each model and version. It
-	// holds two versions of those 500 models; more means that something counts wild.
+	// maxSeries bounds the series that are read: 7 for each model and version, and
+	// 9 more with TensorRT-LLM. It holds two versions of 128 models; more means that
+	// something counts wild.
 	maxSeries = 4096
 
 	// maxValue bounds a value, so that no sum of maxSeries overflows: 35 years in
-	// microseconds.
+	// microseconds, a pebibyte.
 	maxValue = 1 << 50
-)
-
-// The metrics that are read, as core/metrics.cc of Triton names them.
-const (
-	metricPending = "nv_inference_pending_request_count"
-	metricQueued  = "nv_inference_queue_duration_us"
-	metricServed  = "nv_inference_request_success"
-	metricGPU     = "nv_gpu_utilization"
 )
 
 // Metrics asks the metrics server at an address, which is a port of its own. An
@@ -128,8 +179,7 @@ func wantedLines(page []byte) ([]byte, error) {
 		if end < 0 {
 			continue
 		}
-		switch string(line[:end]) {
-		case metricPending, metricQueued, metricServed, metricGPU:
+		if known(string(line[:end])) {
 			out = append(out, line...)
 			n++
 		}
@@ -138,38 +188,4 @@ func wantedLines(page []byte) ([]byte, error) {
 		return nil, fmt.Errorf("the page has %d series, more than %d", n, maxSeries)
 	}
 	return out, nil
-}
-
-// add takes in one sample.
-func (m *Metrics) add(s *model.Sample) error {
-	metric, value := string(s.Metric[model.MetricNameLabel]), float64(s.Value)
-	if metric == metricGPU {
-		// A driver that can't tell writes something huge, or not a number.
-		if value >= 0 && value <= 1 {
-			m.GPUs++
-			m.Utilization += value
-		}
-		return nil
-	}
-	name := regions.ModelName(s.Metric["model"])
-	if name == "" {
-		return fmt.Errorf("%s has no model", metric)
-	}
-	if !(value >= 0 && value <= maxValue) { // not a number, it is neither
-		return fmt.Errorf("%s of model %q is %v", metric, string(name), value)
-	}
-	of, known := m.Models[name]
-	if !known {
-		of.Pending = -1
-	}
-	switch metric {
-	case metricPending:
-		of.Pending = max(of.Pending, 0) + int64(value)
-	case metricQueued:
-		of.Queued += regions.Micros(value)
-	case metricServed:
-		of.Served += int64(value)
-	}
-	m.Models[name] = of
-	return nil
 }

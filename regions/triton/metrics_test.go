@@ -30,6 +30,7 @@ nv_inference_request_success{model="vllm 70b",namespace="",version="1"} 7
 # HELP nv_inference_request_failure Number of failed inference requests, all batch sizes
 # TYPE nv_inference_request_failure counter
 nv_inference_request_failure{model="llama",reason="REJECTED",version="1"} 3
+nv_inference_request_failure{model="llama",reason="BACKEND",version="1"} 1
 # TYPE nv_inference_queue_duration_us counter
 nv_inference_queue_duration_us{model="llama",version="1"} 1500000
 nv_inference_queue_duration_us{model="llama",version="2"} 500000.000000
@@ -41,8 +42,29 @@ nv_inference_pending_request_count{model="vllm 70b",version="1"} 0
 # TYPE nv_gpu_utilization gauge
 nv_gpu_utilization{gpu_uuid="GPU-aaaa"} 0.9
 nv_gpu_utilization{gpu_uuid="GPU-bbbb"} 0.6
+nv_gpu_memory_used_bytes{gpu_uuid="GPU-aaaa"} 1000000000
+nv_gpu_memory_used_bytes{gpu_uuid="GPU-bbbb"} 500000000
+nv_gpu_memory_total_bytes{gpu_uuid="GPU-aaaa"} 80000000000
+nv_gpu_memory_total_bytes{gpu_uuid="GPU-bbbb"} 80000000000
 # TYPE vllm:time_to_first_token_seconds histogram
+vllm:time_to_first_token_seconds_count{model="vllm 70b",version="1"} 7
+vllm:time_to_first_token_seconds_sum{model="vllm 70b",version="1"} 1.25
 vllm:time_to_first_token_seconds_bucket{le="1",model="vllm 70b"} 5
+vllm:time_per_output_token_seconds_count{model="vllm 70b",version="1"} 93
+vllm:time_per_output_token_seconds_sum{model="vllm 70b",version="1"} 2.5
+vllm:prompt_tokens_total{model="vllm 70b",version="1"} 700
+vllm:generation_tokens_total{model="vllm 70b",version="1"} 100
+nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="waiting",version="1"} 2
+nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="active",version="1"} 10
+nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="scheduled",version="1"} 8
+nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="context",version="1"} 1
+nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="max",version="1"} 64
+nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="of a later release",version="1"} 5
+nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="fraction",model="tensorrt_llm",version="1"} 0.4875
+nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="tokens_per",model="tensorrt_llm",version="1"} 64
+nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="used",model="tensorrt_llm",version="1"} 1950
+nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="free",model="tensorrt_llm",version="1"} 2050
+nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="max",model="tensorrt_llm",version="1"} 4000
 `
 
 func TestDecodeMetrics(t *testing.T) {
@@ -55,9 +77,20 @@ func TestDecodeMetrics(t *testing.T) {
 		want       triton.Metrics
 		err        string
 	}{
-		{"a whole page", page, triton.Metrics{GPUs: 2, Utilization: .75, Models: map[regions.ModelName]triton.ModelMetrics{
-			"llama": {Pending: 5, Queued: 2_000_000, Served: 200}, "vllm 70b": {Served: 7},
+		{"a whole page", page, triton.Metrics{GPUs: 2, Utilization: .75, MemoryUsed: 15e8, MemoryTotal: 16e10, Models: map[regions.ModelName]triton.ModelMetrics{
+			"llama": {Pending: 5, Queued: 2_000_000, Served: 200, Failed: 4},
+			"vllm 70b": {Served: 7, Tokens: &triton.Tokens{Prompt: 700, Generated: 100,
+				TTFT: 1_250_000, FirstTokens: 7, PerToken: 2_500_000, LaterTokens: 93}},
+			"tensorrt_llm": {Pending: -1, Batch: &triton.Batch{Waiting: 2, Active: 10, Scheduled: 8, Context: 1, Max: 64},
+				KV: &triton.KVCache{Used: 1950, Max: 4000, PerBlock: 64, Fraction: .4875}},
 		}}, ""},
+		{"a batch of which little is told", "nv_trt_llm_request_metrics{model=\"a\",request_type=\"max\"} 8\n", triton.Metrics{Models: of("a", triton.ModelMetrics{
+			Pending: -1, Batch: &triton.Batch{Waiting: -1, Active: -1, Scheduled: -1, Context: -1, Max: 8}})}, ""},
+		{"a cache without blocks", "nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=\"fraction\",model=\"a\"} NaN\n", triton.Metrics{Models: none}, ""},
+		{"a cache of less than nothing", "nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=\"used\",model=\"a\"} -1\n", triton.Metrics{}, "is -1"},
+		{"GPU memory that can't be told", "nv_gpu_memory_total_bytes{gpu_uuid=\"a\"} NaN\n", triton.Metrics{Models: none}, ""},
+		{"seconds without end", "vllm:time_to_first_token_seconds_sum{model=\"a\"} 1e15\n", triton.Metrics{Models: of("a",
+			triton.ModelMetrics{Pending: -1, Tokens: &triton.Tokens{TTFT: 1 << 50}})}, ""},
 		{"an empty page", "", triton.Metrics{Models: none}, ""},
 		{"nothing for us", "# a comment\n\nnv_cpu_utilization 0.5\nnv_gpu_utilization_of_others 0.5\n", triton.Metrics{Models: none}, ""},
 		{"older than pending", "nv_inference_request_success{model=\"a\"} 1\n", triton.Metrics{Models: of("a", triton.ModelMetrics{Pending: -1, Served: 1})}, ""},
@@ -84,6 +117,48 @@ func TestDecodeMetrics(t *testing.T) {
 		}
 		if c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) {
 			t.Errorf("%s: got %+v, %v; want an error with %q", c.name, got, err, c.err)
+		}
+	}
+}
+
+// TestFullness of KV caches that are told in blocks, as a share, or not at all.
+func TestFullness(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		kv   *triton.KVCache
+		want regions.Permille
+		is   bool
+	}{
+		{"not told", nil, 0, false},
+		{"nothing but the size of a block", &triton.KVCache{PerBlock: 64, Fraction: -1}, 0, false},
+		{"a share only", &triton.KVCache{Fraction: .25}, 250, true},
+		{"blocks go first", &triton.KVCache{Used: 30, Max: 40, Fraction: .25}, 750, true},
+		{"more than all", &triton.KVCache{Used: 1 << 61, Max: 1, Fraction: -1}, 1000, true},
+		{"empty", &triton.KVCache{Max: 40, Fraction: -1}, 0, true},
+	} {
+		if got, is := c.kv.Full(); got != c.want || is != c.is {
+			t.Errorf("%s: %d, %v; want %d, %v", c.name, got, is, c.want, c.is)
+		}
+	}
+}
+
+// TestWaitBetweenPages is that of what was served between them.
+func TestWaitBetweenPages(t *testing.T) {
+	before := triton.ModelMetrics{Served: 100, Queued: 5_000}
+	for _, c := range []struct {
+		name string
+		now  triton.ModelMetrics
+		want regions.Micros
+		is   bool
+	}{
+		{"four waited 2 ms each", triton.ModelMetrics{Served: 104, Queued: 13_000}, 2_000, true},
+		{"none waited", triton.ModelMetrics{Served: 104, Queued: 5_000}, 0, true},
+		{"none was served", before, 0, false},
+		{"the server began anew", triton.ModelMetrics{Served: 3, Queued: 40_000}, 0, false},
+		{"and has served more since", triton.ModelMetrics{Served: 300, Queued: 4_000}, 0, false},
+	} {
+		if got, is := c.now.Wait(before); got != c.want || is != c.is {
+			t.Errorf("%s: %d, %v; want %d, %v", c.name, got, is, c.want, c.is)
 		}
 	}
 }
@@ -209,8 +284,17 @@ func FuzzDecodeMetrics(f *testing.F) {
 			t.Fatalf("GPUs: %+v", m)
 		}
 		for name, of := range m.Models {
-			if name == "" || of.Pending < -1 || of.Queued < 0 || of.Served < 0 {
+			if name == "" || of.Pending < -1 || of.Queued < 0 || of.Served < 0 || of.Failed < 0 {
 				t.Fatalf("%q: %+v", name, of)
+			}
+			if b := of.Batch; b != nil && min(b.Waiting, b.Active, b.Scheduled, b.Context, b.Max) < -1 {
+				t.Fatalf("%q: %+v", name, b)
+			}
+			if full, is := of.KV.Full(); full < 0 || full > regions.Whole || !is && full != 0 {
+				t.Fatalf("%q: %+v", name, of.KV)
+			}
+			if k := of.Tokens; k != nil && (min(k.Prompt, k.Generated, k.FirstTokens, k.LaterTokens) < 0 || min(k.TTFT, k.PerToken) < 0) {
+				t.Fatalf("%q: %+v", name, k)
 			}
 		}
 	})

@@ -31,6 +31,7 @@ func (c *checker) agent(a *Agent) {
 	c.serveAll("agent.listen", a.Listen)
 	c.tls("agent.tls", &a.TLS)
 	c.oneOf("agent.balance", a.Balance, balance.Names()...)
+	c.probe(a.Probe)
 	between(c, "agent.linger", a.Linger, 0, time.Hour)
 	c.limits(a.Limits)
 	c.auth(&a.Auth)
@@ -278,6 +279,27 @@ func (c *checker) podModels(at string, models []string, known map[string]bool) {
 		}
 	}
 	c.distinct(at+".models", models)
+}
+
+// A canary costs a slot for a moment. Every 10 s is a thousandth of a busy pod's
+// work, and one in an hour finds nobody in time.
+const (
+	canaryLeast = 10 * time.Second
+	canaryMost  = time.Hour
+	// maxCanaryText is a few sentences; a longer prompt would be work.
+	maxCanaryText = 1024
+)
+
+func (c *checker) probe(p Probe) {
+	every, err := p.every()
+	if err != nil {
+		c.fail("agent.probe.canary", err.Error(), "write off, or how often, like 30s")
+	} else if every != 0 {
+		between(c, "agent.probe.canary", every, canaryLeast, canaryMost)
+	}
+	if p.CanaryText == "" || len(p.CanaryText) > maxCanaryText {
+		c.fail("agent.probe.canary_text", fmt.Sprintf("has %d bytes", len(p.CanaryText)), fmt.Sprintf("write a text of 1 to %d bytes", maxCanaryText))
+	}
 }
 
 // limits refuses bounds that no request could meet, or that bound nothing.

@@ -165,11 +165,24 @@ type Agent struct {
 	// Balance is how a pod is chosen among those of a model: least-connections,
 	// round-robin, weighted, ip-hash, uri-hash, hash, peak-ewma or lanes.
 	Balance string `mapstructure:"balance" default:"least-connections"`
+	// LearnSlots learns the slots of pods that report none and for which none are
+	// given.
+	LearnSlots bool  `mapstructure:"learn_slots" default:"true"`
+	Probe      Probe `mapstructure:"probe"`
 	// Linger is how long a stopping agent still takes new requests: until clients
 	// have heard that they go elsewhere.
 	Linger time.Duration `mapstructure:"linger" default:"25s" reload:"live"`
 	Limits Limits        `mapstructure:"limits"`
 	Auth   Auth          `mapstructure:"auth" reload:"live"`
+}
+
+// Probe says how pods are probed beyond whether they are ready.
+type Probe struct {
+	// Canary is how often a pod whose requests don't show that it serves is asked
+	// to generate a token: a duration of 10 s or more, or off.
+	Canary string `mapstructure:"canary" default:"off"`
+	// CanaryText is what it generates from.
+	CanaryText string `mapstructure:"canary_text" default:"Hello"`
 }
 
 // Location is a place in degrees, north and east positive.

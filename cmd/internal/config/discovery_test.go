@@ -26,7 +26,7 @@ agent:
 // TestDNSDiscovery runs the source that each item makes, on the one name that
 // every machine knows.
 func TestDNSDiscovery(t *testing.T) {
-	both := []regions.PodModel{{Name: "llama", Slots: 4}, {Name: "mistral", Slots: defaultSlots}}
+	both := []regions.PodModel{{Name: "llama", Slots: 4}, {Name: "mistral"}}
 	for item, want := range map[string]regions.Pod{
 		`{type: dns, name: localhost}`: {
 			ID: "127.0.0.1:8000", HTTP: netip.MustParseAddrPort("127.0.0.1:8000"), Models: both,

@@ -65,10 +65,26 @@ func (c *Config) AgentOptions(now time.Time) (agent.Options, error) {
 		return o, err
 	}
 	o.Balance = a.Balance
+	if o.Canary.Every, err = a.Probe.every(); err != nil {
+		return o, fmt.Errorf("agent.probe.canary: %w", err)
+	}
+	o.Canary.Text, o.FixedSlots = a.Probe.CanaryText, !a.LearnSlots
 	o.Listen, o.TrustedProxies = a.Listen, c.TrustedProxies
 	a.Limits.apply(&o)
 	o.Linger = a.Linger
 	return o, nil
+}
+
+// every is how often a canary is made, 0 for never.
+func (p Probe) every() (time.Duration, error) {
+	if p.Canary == "off" {
+		return 0, nil
+	}
+	every, err := time.ParseDuration(p.Canary)
+	if err != nil || every <= 0 {
+		return 0, fmt.Errorf("%q is neither off nor a duration with a unit", p.Canary)
+	}
+	return every, nil
 }
 
 // apply puts the limits into an agent's options.
@@ -121,9 +137,6 @@ func (a *Agent) sources() ([]discovery.Source, error) {
 			if n == 0 {
 				n = slots[m]
 			}
-			if n == 0 {
-				n = defaultSlots
-			}
 			out = append(out, regions.PodModel{Name: regions.ModelName(m), Slots: n})
 		}
 		return out
@@ -138,10 +151,6 @@ func (a *Agent) sources() ([]discovery.Source, error) {
 	}
 	return out, nil
 }
-
-// defaultSlots is how many sequences a pod is taken to run at once where nobody
-// says: what an inference server batches with its defaults on one GPU.
-const defaultSlots = 8
 
 // source makes one source of pods.
 func (d Discovery) source(models func(only []string, slots int) []regions.PodModel) (discovery.Source, error) {

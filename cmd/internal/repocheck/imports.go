@@ -54,7 +54,9 @@ var Imports = []Rule{
 	// A region's signed word to another's gateway.
 	{Packages: []string{"regions/voucher"}, May: []string{"regions", "gossip/fleet"}},
 	{Packages: []string{"regions/gateway/affinity"}, May: []string{"regions"}, Pure: true},
-	{Packages: []string{"regions/scale"}, May: []string{"regions"}, StdOnly: true, Never: outside, Pure: true},
+	{Packages: []string{"regions/scale", "regions/slots"}, May: []string{"regions"}, StdOnly: true, Never: outside, Pure: true},
+	// It reads what pods say, in triton's words, and has slots learn from it.
+	{Packages: []string{"regions/signals"}, May: []string{"regions", "regions/triton", "regions/slots"}},
 	{
 		Packages: []string{"regions/probe", "regions/admit", "regions/gateway/keyring", "regions/clients"},
 		May:      []string{"regions"},
