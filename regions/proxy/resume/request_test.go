@@ -64,6 +64,8 @@ func TestRefusals(t *testing.T) {
 	}{
 		{"vllm", `{"text_input":"p","stream":true}`, ""},
 		{"vllm", `{"text_input":"p","stream":true,"stop":["a","b"],"n":1.0,"seed":null}`, ""},
+		{"vllm", `{"text_input":"p","parameters":{"stream":true,"temperature":"0.1","max_tokens":"9","n":"1"}}`, ""},
+		{"vllm", `{"text_input":"p","stream":true,"use_beam_search":"false"}`, resume.ReasonBeams},
 		{"openai", `{"prompt":"p","stream":true,"stream_options":{"include_usage":true}}`, ""},
 		{"vllm", ``, resume.ReasonBody},
 		{"vllm", `[]`, resume.ReasonBody},
@@ -154,6 +156,12 @@ func TestBodies(t *testing.T) {
 			`{"text_input":"a","stream":true,"max_tokens":2,"sampling_parameters":"{\"temperature\": 0.1}"}`,
 			`{"text_input":"a","stream":true,"max_tokens":2,"sampling_parameters":"{\"temperature\": 0.1}","return_finish_reason":true,"return_num_output_tokens":true,"return_num_input_tokens":true}`,
 			`{"text_input":"a \"x\"\n","stream":true,"max_tokens":2,"sampling_parameters":"{\"temperature\": 0.1,\"max_tokens\":15}","exclude_input_in_output":true,"return_finish_reason":true,"return_num_output_tokens":true,"return_num_input_tokens":true}`,
+		},
+		{
+			"numbers as strings", "vllm",
+			`{"text_input":"a","parameters":{"stream":true,"max_tokens":"9"}}`,
+			`{"text_input":"a","parameters":{"stream":true,"max_tokens":"9"},"return_finish_reason":true,"return_num_output_tokens":true,"return_num_input_tokens":true}`,
+			`{"text_input":"a \"x\"\n","parameters":{"stream":true,"max_tokens":"8"},"exclude_input_in_output":true,"return_finish_reason":true,"return_num_output_tokens":true,"return_num_input_tokens":true}`,
 		},
 		{
 			"trtllm", "trtllm", `{"text_input":"a","stream":true,"max_tokens":9}`, "",
