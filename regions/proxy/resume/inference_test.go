@@ -20,6 +20,7 @@ type (
 	inferOutput    = inferencepb.ModelInferResponse_InferOutputTensor
 	inferResponse  = inferencepb.ModelInferResponse
 	streamResponse = inferencepb.ModelStreamInferResponse
+	inferWanted    = inferencepb.ModelInferRequest_InferRequestedOutputTensor
 	inferContents  = inferencepb.InferTensorContents
 	inferParameter = inferencepb.InferParameter
 )
@@ -112,6 +113,9 @@ func (p pod) responses(tb testing.TB, r *inferRequest, raw bool) []*streamRespon
 		}
 		out := &inferResponse{ModelName: llama, ModelVersion: "1", Id: r.Id, Parameters: map[string]*inferParameter{"triton_final_response": flag(false)}}
 		for _, name := range []string{"text_output", "finish_reason", "num_output_tokens", "num_input_tokens"} {
+			if len(r.Outputs) > 0 && !slices.ContainsFunc(r.Outputs, func(o *inferWanted) bool { return o.Name == name }) {
+				continue
+			}
 			switch v := fields[name].(type) {
 			case string:
 				addOutput(out, raw, name, "BYTES", lengthed(v), &inferContents{BytesContents: [][]byte{[]byte(v)}})
@@ -193,7 +197,7 @@ func inferRequests() map[string]struct {
 		request *inferRequest
 	})
 	for _, raw := range []bool{false, true} {
-		for _, kind := range []string{"vllm", "vllm sampling", "vllm asks", "trtllm"} {
+		for _, kind := range []string{"vllm", "vllm sampling", "vllm asks", "vllm outputs", "trtllm"} {
 			r := &inferRequest{ModelName: llama, Id: "7", Parameters: make(map[string]*inferParameter)}
 			addInput(r, raw, "text_input", "Set sail")
 			addInput(r, raw, "stream", true)
@@ -209,6 +213,9 @@ func inferRequests() map[string]struct {
 				for _, name := range []string{"return_finish_reason", "return_num_output_tokens", "return_num_input_tokens"} {
 					addInput(r, raw, name, true)
 				}
+			case "vllm outputs":
+				r.Parameters["max_tokens"] = whole(9)
+				r.Outputs = []*inferWanted{{Name: "text_output"}}
 			case "trtllm":
 				profile = kind
 				addInput(r, raw, "max_tokens", 9)
@@ -298,6 +305,10 @@ func TestInferenceRefusals(t *testing.T) {
 		{"another type", func(r *inferRequest) { r.Inputs[0].Datatype = "FP64" }, resume.ReasonBody},
 		{"shape", func(r *inferRequest) { r.Inputs[0].Shape = []int64{1 << 40, 1 << 40} }, resume.ReasonBody},
 		{"shared memory", func(r *inferRequest) { r.Inputs[0].Parameters = map[string]*inferParameter{"x": flag(true)} }, resume.ReasonBody},
+		{"fewer elements than its shape", func(r *inferRequest) { r.Inputs[1].Shape = []int64{2} }, resume.ReasonBody},
+		{"a shape that overflows", func(r *inferRequest) {
+			r.Inputs[0].Shape, r.Inputs[0].Contents.BytesContents = []int64{3, 6148914691236517206}, [][]byte{[]byte("a"), []byte("b")}
+		}, resume.ReasonBody},
 		{"raw and not", func(r *inferRequest) { r.RawInputContents = [][]byte{lengthed("p"), {1}} }, resume.ReasonBody},
 		{"raw for some", func(r *inferRequest) { r.RawInputContents = [][]byte{lengthed("p")} }, resume.ReasonBody},
 		{"a length beyond", func(r *inferRequest) {
@@ -305,7 +316,7 @@ func TestInferenceRefusals(t *testing.T) {
 			r.RawInputContents = [][]byte{{255, 255, 255, 255, 'a'}, {1}}
 		}, resume.ReasonBody},
 		{"other outputs only", func(r *inferRequest) {
-			r.Outputs = []*inferencepb.ModelInferRequest_InferRequestedOutputTensor{{Name: "x"}}
+			r.Outputs = []*inferWanted{{Name: "x"}}
 		}, resume.ReasonBody},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -347,4 +358,95 @@ func TestInferenceEnds(t *testing.T) {
 	if m := i.Terminal("the pod was lost"); m.InferResponse.Id != "7" || !strings.Contains(m.ErrorMessage, "stream_interrupted") {
 		t.Errorf("terminal: %v", m)
 	}
+}
+
+// last is a response whose mark comes with text.
+func last(text string, marked bool) *streamResponse {
+	r := &inferResponse{Id: "7", Parameters: map[string]*inferParameter{"triton_final_response": flag(marked)}}
+	addOutput(r, false, "text_output", "BYTES", nil, &inferContents{BytesContents: [][]byte{[]byte(text)}})
+	return &streamResponse{InferResponse: r}
+}
+
+// A mark that comes with text: what is held at the seam comes with it, and the
+// client has the mark once.
+func TestInferenceMarkWithText(t *testing.T) {
+	r := &inferRequest{Id: "7", Parameters: map[string]*inferParameter{"triton_enable_empty_final_response": flag(true)}}
+	addInput(r, false, "text_input", "p")
+	addInput(r, false, "stream", true)
+	addInput(r, false, "max_tokens", 9)
+	addInput(r, false, "stop_words", "</a>")
+	i := resume.OpenInference(profile(t, "trtllm"), resume.DefaultLimits(), r)
+	have := relayed(t, i, []*streamResponse{last("x<", false)})
+	if _, err := i.Continue(start); err != nil {
+		t.Fatal(err)
+	}
+	have = append(have, relayed(t, i, []*streamResponse{last("/", true)})...)
+	for range 2 {
+		rest, err := i.Finish()
+		if err != nil || len(rest) > 0 {
+			t.Fatalf("%v, %v", rest, err)
+		}
+	}
+	if text, _, _, _, marks := heardFrom(t, have); text != "x</" || marks != 1 || !i.Done() {
+		t.Errorf("%q, %d marks", text, marks)
+	}
+}
+
+// A mark without the reason that was asked for is a cut.
+func TestInferenceMarkTooEarly(t *testing.T) {
+	c := inferRequests()["vllm asks raw true"]
+	p := pod{profile: "vllm"}
+	i := resume.OpenInference(profile(t, "vllm"), resume.DefaultLimits(), c.request)
+	first := p.responses(t, i.Request(), true)
+	have := relayed(t, i, append(slices.Clone(first[:3]), first[len(first)-1]))
+	if _, err := i.Finish(); !errors.Is(err, resume.ErrCut) || !i.Done() {
+		t.Fatalf("done %v, %v", i.Done(), err)
+	}
+	next, err := i.Continue(start)
+	if err != nil || i.Done() {
+		t.Fatalf("done %v, %v", i.Done(), err)
+	}
+	have = append(have, relayed(t, i, p.responses(t, next, true))...)
+	for n := range 2 {
+		rest, err := i.Finish()
+		if err != nil || len(rest) != 1-n {
+			t.Fatalf("%v, %v", rest, err)
+		}
+		have = append(have, rest...)
+	}
+	if _, _, tokens, finish, marks := heardFrom(t, have); tokens != 9 || finish != "length" || marks != 1 {
+		t.Errorf("%d tokens, %q, %d marks", tokens, finish, marks)
+	}
+}
+
+// FuzzInference reads any tensors: nothing panics, and what is resumed is asked for
+// with the same prompt.
+func FuzzInference(f *testing.F) {
+	f.Add(lengthed("p"), "BYTES", int64(1), []byte{1}, "BOOL", []byte(`{"max_tokens":3}`))
+	f.Add([]byte{255, 255, 255, 255}, "BYTES", int64(1), []byte{}, "FP32", []byte("{"))
+	f.Add([]byte{1, 2, 3, 4, 5, 6, 7, 8}, "INT64", int64(-1), []byte{1, 0}, "BOOL", []byte{0xff})
+	f.Fuzz(func(t *testing.T, prompt []byte, kind string, size int64, stream []byte, second string, sampling []byte) {
+		r := &inferRequest{
+			Inputs: []*inferInput{
+				{Name: "text_input", Datatype: kind, Shape: []int64{size}},
+				{Name: "stream", Datatype: second, Shape: []int64{1}},
+				{Name: "sampling_parameters", Datatype: "BYTES", Shape: []int64{1}},
+			},
+			RawInputContents: [][]byte{prompt, stream, lengthed(string(sampling))},
+		}
+		i := resume.OpenInference(profile(t, "vllm"), resume.DefaultLimits(), r)
+		if i.Refusal() != "" {
+			if i.Request() != r {
+				t.Fatal("a refused request is changed")
+			}
+			return
+		}
+		out := &inferResponse{Outputs: []*inferOutput{{Name: "text_output", Datatype: kind, Shape: []int64{1}}}, RawOutputContents: [][]byte{prompt}}
+		if _, err := i.Response(&streamResponse{InferResponse: out}); err != nil {
+			t.Fatal(err)
+		}
+		if next, err := i.Continue(start); err == nil && string(next.RawInputContents[0]) != string(lengthed(string(prompt[4:])+string(prompt[4:]))) {
+			t.Fatalf("%q became %q", prompt, next.RawInputContents[0])
+		}
+	})
 }

@@ -3,6 +3,7 @@ package resume_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -77,6 +78,7 @@ func TestRefusals(t *testing.T) {
 		{"vllm", `{"text_input":"p","stream":true,"parameters":7}`, resume.ReasonBody},
 		{"vllm", `{"text_input":"p","stream":true,"sampling_parameters":"x"}`, resume.ReasonBody},
 		{"vllm", `{"text_input":"p","stream":true,"sampling_parameters":{}}`, resume.ReasonBody},
+		{"vllm", `{"text_input":"p","stream":true,"sampling_parameters":"{\"top_k\":1,\"top_k\":2}"}`, resume.ReasonBody},
 		{"vllm", `{"text_input":"p","stream":true,"temperature":[1]}`, resume.ReasonBody},
 		{"vllm", `{"text_input":"p","stream":true,"parameters":{"parameters":{}}}`, resume.ReasonBody},
 		{"vllm", `{"text_input":"p","stream":true,"sampling_parameters":"{\"sampling_parameters\":\"{}\",\"x\":1}"}`, resume.ReasonUnknown},
@@ -117,10 +119,12 @@ func TestRefusals(t *testing.T) {
 	}
 	var keys []string
 	for i := range 65 {
-		keys = append(keys, `"k`+string(rune('0'+i))+`":1`)
+		keys = append(keys, fmt.Sprintf(`"k%d":1`, i))
 	}
-	if s := session(t, "vllm", `{`+strings.Join(keys, ",")+`}`); s.Refusal() != resume.ReasonBody {
-		t.Errorf("65 keys: %q", s.Refusal())
+	for n, want := range map[int]resume.Reason{64: resume.ReasonUnknown, 65: resume.ReasonBody} {
+		if s := session(t, "vllm", `{`+strings.Join(keys[:n], ",")+`}`); s.Refusal() != want {
+			t.Errorf("%d keys: %q", n, s.Refusal())
+		}
 	}
 	if s := resume.Open(resume.Profile{}, resume.DefaultLimits(), []byte(`{"text_input":"p"}`)); s.Refusal() != resume.ReasonOff {
 		t.Errorf("no profile: %q", s.Refusal())
