@@ -31,11 +31,10 @@ func (d *dialect) read(o object) (a answer, ok bool) {
 		}
 		at := bytes.Index(raw, inner)
 		a.brackets = [2][]byte{raw[:at], raw[at+len(inner):]}
-		choice, err := parseObject(inner)
-		if err != nil {
+		if in, ok = parseObject(inner); !ok {
 			return a, false
 		}
-		a.choice, in = choice, choice
+		a.choice = in
 	}
 	a.tokens = -1
 	if a.text, ok = asString(in.value(d.text)); !ok {

@@ -25,6 +25,10 @@ func TestEventsAreKept(t *testing.T) {
 		{"at the ends", plain, `data: {"num_output_tokens":1,"text_output":"a","finish_reason":"stop"}` + "\n\n", `data: {"text_output":"a"}` + "\n\n"},
 		{"CRLF and comments", plain, ": x\r\ndata:{\"text_output\":\"a\",\"finish_reason\":\"None\"}\r\n\r\n", ": x\r\ndata:{\"text_output\":\"a\"}\r\n\r\n"},
 		{"two lines", plain, "data: {\"text_output\":\"a\",\ndata: \"num_output_tokens\":1}\n\n", "data: {\"text_output\":\"a\"}\n\n"},
+		{
+			"two lines that stay", plain, "data: {\"num_output_tokens\":1,\ndata: \"text_output\":\"a\",\ndata: \"x\":1}\n\n",
+			"data: {\"text_output\":\"a\", \"x\":1}\n\n",
+		},
 		{"two lines, nothing to do", asks, "data: {\"text_output\":\"a\",\ndata: \"num_output_tokens\":1}\n\n", ""},
 		{"comment", plain, ": x\n\n", ""},
 		{"blank", plain, "\r\n", ""},
@@ -53,6 +57,7 @@ func TestEventNotUnderstood(t *testing.T) {
 	for _, event := range []string{
 		"data: {\n\n", "data: [1]\n\n", "event: x\ndata: {}\n\n", "id: 1\n\n", "\ufeffdata: {}\n\n",
 		"data: {\"text_output\":[\"a\"]}\n\n", "data: {\"other\":1}\n\n",
+		"event: x\ndata: {\"text_output\":\"a\"}\n\n", "data: {\"text_output\":\"a\",\"text_output\":\"a\"}\n\n",
 	} {
 		s := session(t, "vllm", plain)
 		relay(t, s, []string{delta("a", "None"), ": fine\n\n", event})
@@ -63,6 +68,49 @@ func TestEventNotUnderstood(t *testing.T) {
 		if out := relay(t, s, []string{delta("b", "stop")}); out != "data: {\"text_output\":\"b\"}\n\n" {
 			t.Errorf("after %q: %q", event, out)
 		}
+	}
+}
+
+// Heartbeats mean nothing.
+func TestComments(t *testing.T) {
+	s := session(t, "vllm", plain)
+	relay(t, s, []string{": x\n\n", delta("a", "None"), "\n", ": y\r\n\r\n"})
+	if body, err := s.Continue(start); err != nil || read(t, body).Prompt != "pa" {
+		t.Errorf("%s, %v", body, err)
+	}
+}
+
+// A first event from which no other could be made for want of room.
+func TestFrameIsBounded(t *testing.T) {
+	s := session(t, "vllm", plain)
+	event := `data: {"text_output":"a","x":"` + strings.Repeat("x", 16<<10) + `"}` + "\n\n"
+	if out := relay(t, s, []string{event}); out != event || s.Refusal() != resume.ReasonEvent {
+		t.Errorf("%q", s.Refusal())
+	}
+}
+
+// Text so far: what a pod replaces of it is the end of a character, or not
+// understood.
+func TestCumulative(t *testing.T) {
+	p := profile(t, "trtllm")
+	p.Cumulative = true
+	event := func(text string) string {
+		return `data: {"text_output":"` + text + `"}` + "\n\n"
+	}
+	s := resume.Open(p, resume.DefaultLimits(), []byte(plain))
+	events := []string{event("a"), event("a\ufffd"), event("a\ufffd\ufffd"), event("aé"), event("aé\ufffd")}
+	if out := relay(t, s, events); out != strings.Join(events, "") {
+		t.Errorf("the first pod's events are changed: %q", out)
+	}
+	body, err := s.Continue(start)
+	if err != nil || read(t, body).Prompt != "paé" {
+		t.Fatalf("%s, %v", body, err)
+	}
+	if out := relay(t, s, []string{event("b"), event("bc")}); out != event("aéb")+event("aébc") {
+		t.Errorf("the second pod's: %q", out)
+	}
+	if relay(t, s, []string{event("x")}); s.Refusal() != resume.ReasonEvent {
+		t.Errorf("text taken back: %q", s.Refusal())
 	}
 }
 
@@ -216,14 +264,30 @@ func TestHeldText(t *testing.T) {
 	}
 	// Cut again while it is held: the client does not have it, so it is asked for anew.
 	s = session(t, "trtllm", `{"text_input":"p","stream":true,"max_tokens":9,"stop_words":["</a>"]}`)
-	relay(t, s, []string{event("x<")})
+	stream = relay(t, s, []string{event("x<")})
 	if _, err := s.Continue(start); err != nil {
 		t.Fatal(err)
 	}
-	relay(t, s, []string{event("/")})
+	stream += relay(t, s, []string{event("/")})
 	body, err := s.Continue(start)
 	if err != nil || read(t, body).Prompt != "px<" || read(t, body).MaxTokens != 8 {
 		t.Errorf("%s, %v", body, err)
+	}
+	stream += relay(t, s, []string{event("/"), event("b")})
+	if have := client(t, stream+finish(t, s), false); have.text != "x</b" || s.Counts().Tokens != 3 {
+		t.Errorf("%+v, %+v", have, s.Counts())
+	}
+}
+
+// OpenAI's mark is the end, whether a reason was given or not.
+func TestDoneIsTheEnd(t *testing.T) {
+	s := session(t, "openai", `{"prompt":"p","stream":true}`)
+	relay(t, s, []string{`data: {"choices":[{"text":"a"}]}` + "\n\n", "data: [DONE]\n\n"})
+	if _, err := s.Continue(start); !errors.Is(err, resume.ErrComplete) {
+		t.Error(err)
+	}
+	if out := finish(t, s); out != "" {
+		t.Errorf("%q", out)
 	}
 }
 

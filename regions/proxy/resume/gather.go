@@ -2,7 +2,6 @@ package resume
 
 import (
 	"errors"
-	"net/http"
 	"strconv"
 	"time"
 
@@ -75,8 +74,8 @@ func (g *Gathering) Finish() error {
 
 func (g *Gathering) fold(event []byte) error {
 	e := sse.Parse(event)
-	o, err := parseObject(e.Data)
-	if err != nil {
+	o, ok := parseObject(e.Data)
+	if !ok {
 		return nil
 	}
 	a, ok := g.session.request.dialect.read(o)
@@ -99,9 +98,9 @@ func (g *Gathering) fold(event []byte) error {
 // said that nothing is missing.
 func (g *Gathering) Answer() (status int, body []byte) {
 	r := g.session.request
-	o, err := parseObject(g.last)
-	if err != nil {
-		return http.StatusOK, []byte(notOne)
+	o, ok := parseObject(g.last)
+	if !ok {
+		return statusOK, []byte(notOne)
 	}
 	text := []byte{'"'}
 	if r.whole {
@@ -111,13 +110,13 @@ func (g *Gathering) Answer() (status int, body []byte) {
 	if o.value(r.dialect.tokens) != nil {
 		changes = append(changes, change{r.dialect.tokens, strconv.AppendInt(nil, int64(g.tokens), 10)})
 	}
-	return http.StatusOK, o.with(changes...)
+	return statusOK, o.with(changes...)
 }
 
 // Failed is the status and the JSON for an error of a pod, whose answer had this
 // status: that of its first response, which is 200 if the error came later.
 func (g *Gathering) Failed(status int, e *PodError) (int, []byte) {
-	if status == http.StatusOK {
+	if status == statusOK {
 		status = e.Status()
 	}
 	return status, append(appendQuoted([]byte(`{"error":`), e.Text), '}')

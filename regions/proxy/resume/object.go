@@ -2,15 +2,12 @@ package resume
 
 import (
 	"encoding/json"
-	"errors"
 	"unicode/utf8"
 )
 
 // maxMembers is how many keys an object may have: requests and events have a
 // dozen.
 const maxMembers = 64
-
-var errObject = errors.New("not a JSON object with each key once")
 
 // object is a JSON object of which only the outermost keys are looked at. Its
 // text is kept, so that what is not changed stays byte for byte.
@@ -25,16 +22,16 @@ type member struct {
 	from, at, to int
 }
 
-// parseObject reads valid JSON in UTF-8. Keys that are there twice are an error:
-// which of them counts is for each reader to say.
-func parseObject(text []byte) (object, error) {
+// parseObject reads valid JSON in UTF-8. It is false for anything but an object, and
+// where a key is there twice: which of them counts each reader decides for itself.
+func parseObject(text []byte) (o object, ok bool) {
 	if !utf8.Valid(text) || !json.Valid(text) {
-		return object{}, errObject
+		return object{}, false
 	}
-	o := object{text: text}
+	o.text = text
 	at := skipSpace(text, 0)
 	if text[at] != '{' {
-		return object{}, errObject
+		return object{}, false
 	}
 	for at = skipSpace(text, at+1); text[at] != '}'; at = skipSpace(text, at) {
 		if text[at] == ',' {
@@ -46,11 +43,11 @@ func parseObject(text []byte) (object, error) {
 		m.at = skipSpace(text, skipSpace(text, at)+1)
 		m.to = skipValue(text, m.at)
 		if at = m.to; len(o.members) == maxMembers || o.find(m.name) >= 0 {
-			return object{}, errObject
+			return object{}, false
 		}
 		o.members = append(o.members, m)
 	}
-	return o, nil
+	return o, true
 }
 
 func skipSpace(text []byte, at int) int {

@@ -15,7 +15,7 @@ type Parameter struct {
 	// Reason is why a request that has it is not resumed; empty if it is.
 	Reason Reason
 	// Unless are values that change nothing, in JSON; numbers also in any other
-	// way of writing them.
+	// way of writing them, and as strings.
 	Unless []string
 	// Foldable tells that the events still make up the answer of generate.
 	foldable bool
@@ -37,6 +37,7 @@ var parameters = []Parameter{
 	{Name: "user", Profiles: []string{openai}},
 	{Name: "priority", Profiles: generates},
 	{Name: "timeout", Profiles: generates},
+	{Name: "triton_enable_empty_final_response", Profiles: generates},
 	{Name: "temperature", Profiles: all},
 	{Name: "top_p", Profiles: all},
 	{Name: "top_k", Profiles: all},
@@ -129,12 +130,13 @@ func parameter(profile, name string) (Parameter, bool) {
 	return Parameter{}, false
 }
 
-// without tells whether the value is as good as none.
+// without tells whether the value is as good as none. Numbers may be strings, which
+// the vLLM backend makes numbers of; its own examples send them so.
 func (p Parameter) without(raw []byte) bool {
 	if string(raw) == "null" {
 		return true
 	}
-	number, err := strconv.ParseFloat(string(raw), 64)
+	number, err := strconv.ParseFloat(strings.Trim(string(raw), `"`), 64)
 	for _, v := range p.Unless {
 		if v == string(raw) {
 			return true

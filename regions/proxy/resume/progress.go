@@ -42,13 +42,14 @@ type progress struct {
 type portion struct {
 	text   string
 	tokens int    // -1 if the pod did not count
-	finish string // empty if more is to come
+	finish string // why the text ends with it; empty if more is to come or it does not say
+	last   bool   // no more is to come, whatever finish says
 }
 
 // lose gives up resuming, for the first reason that comes.
-func (p *progress) lose(why Reason, detail string) {
+func (p *progress) lose(why Reason) {
 	if p.reason == "" {
-		p.reason, p.detail, p.given = why, detail, nil
+		p.reason, p.given = why, nil
 	}
 }
 
@@ -63,7 +64,7 @@ func (p *progress) add(in portion) (text string, stopped bool) {
 	text = in.text
 	if p.seam != "" {
 		p.held += in.text
-		text, stopped = p.pass(in.finish != "")
+		text, stopped = p.pass(in.last || in.finish != "")
 	}
 	if stopped {
 		p.finish = finishStop
@@ -98,7 +99,7 @@ func (p *progress) note(text string) {
 		p.broken = true
 	}
 	if len(p.given)+len(text) > p.limits.Text {
-		p.lose(ReasonText, "")
+		p.lose(ReasonText)
 		return
 	}
 	p.given = append(p.given, text...)
@@ -115,7 +116,7 @@ func (p *progress) owe(tokens int) int {
 // cut turns to another pod. It gives the tokens that it may generate.
 func (p *progress) cut(now time.Time) (left int, err error) {
 	if p.broken {
-		p.lose(ReasonCharacter, "")
+		p.lose(ReasonCharacter)
 	}
 	switch {
 	case p.finish != "":
@@ -161,10 +162,10 @@ func (s stops) seam(text []byte) string {
 	for _, stop := range s.list {
 		longest = max(longest, len(stop)-1)
 	}
-	for at := max(0, len(text)-longest); at < len(text); at++ {
+	for end := string(text[max(0, len(text)-longest):]); end != ""; end = end[1:] {
 		for _, stop := range s.list {
-			if len(text)-at < len(stop) && strings.HasPrefix(stop, string(text[at:])) {
-				return string(text[at:])
+			if len(end) < len(stop) && strings.HasPrefix(stop, end) {
+				return end
 			}
 		}
 	}

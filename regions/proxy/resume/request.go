@@ -30,6 +30,7 @@ type request struct {
 	stops  stops
 	prompt []byte // raw
 	whole  bool   // the answer in one piece has the prompt before it
+	tells  bool   // the client's events say why the text has ended
 }
 
 // parseRequest reads a body. What can't be continued has a reason.
@@ -40,14 +41,15 @@ func parseRequest(p Profile, unary bool, body []byte) *request {
 		return r
 	}
 	r.stops.kept = p.dialect.kept
-	top, err := parseObject(body)
-	if err != nil {
+	top, ok := parseObject(body)
+	if !ok {
 		r.refuse(ReasonBody, "", false)
 		return r
 	}
 	r.top = top
 	r.readLevels()
 	r.readAll()
+	r.tells = p.dialect.choices || p.dialect.asks && string(r.value(question+p.dialect.finish)) == "true"
 	r.readPrompt()
 	r.readLimit()
 	r.readStops()
@@ -65,17 +67,17 @@ func (r *request) refuse(why Reason, detail string, foldable bool) {
 // readLevels finds the objects within the body.
 func (r *request) readLevels() {
 	if raw := r.top.value(r.dialect.nested); raw != nil && r.dialect.nested != "" {
-		nested, err := parseObject(raw)
-		if err != nil {
+		nested, ok := parseObject(raw)
+		if !ok {
 			r.refuse(ReasonBody, r.dialect.nested, false)
 			return
 		}
 		r.nested = &nested
 	}
 	if raw := r.value(r.dialect.sampling); raw != nil && r.dialect.sampling != "" {
-		text, ok := asString(raw)
-		sampling, err := parseObject([]byte(text))
-		if !ok || err != nil {
+		text, _ := asString(raw)
+		sampling, ok := parseObject([]byte(text))
+		if !ok {
 			r.refuse(ReasonBody, r.dialect.sampling, false)
 			return
 		}
@@ -141,7 +143,7 @@ func (r *request) readAll() {
 
 func (r *request) readOne(name string, raw []byte) {
 	if name == "stream_options" && r.profile.Name == openai {
-		if o, err := parseObject(raw); err != nil || len(o.members) != 1 || o.members[0].name != "include_usage" {
+		if o, ok := parseObject(raw); !ok || len(o.members) != 1 || o.members[0].name != "include_usage" {
 			r.refuse(ReasonUnknown, name, false)
 		}
 		return
@@ -179,7 +181,7 @@ func (r *request) readLimit() {
 	raw := r.sampled(r.dialect.limit)
 	if raw == nil {
 		r.limit = r.dialect.unsaid
-	} else if n, ok := asCount(raw); ok {
+	} else if n, ok := asCount(bytes.Trim(raw, `"`)); ok {
 		r.limit = n
 	}
 	if r.limit < 1 {
@@ -263,7 +265,11 @@ func (r *request) continued(given []byte, left int) []byte {
 	prompt := bytes.Clone(r.prompt[:len(r.prompt)-1])
 	prompt = append(appendEscaped(prompt, string(given)), '"')
 	changes := []change{{r.dialect.prompt, prompt}}
-	limit := change{r.dialect.limit, strconv.AppendInt(nil, int64(left), 10)}
+	number := strconv.AppendInt(nil, int64(left), 10)
+	if raw := r.sampled(r.dialect.limit); raw != nil && raw[0] == '"' {
+		number = appendQuoted(nil, string(number))
+	}
+	limit := change{r.dialect.limit, number}
 	var sampling []change
 	if r.sampling != nil {
 		sampling = []change{limit}
@@ -301,6 +307,15 @@ func (r *request) with(changes, sampling []change) []byte {
 		top = append(top, change{r.dialect.nested, r.nested.with(nested...)})
 	}
 	return r.top.with(top...)
+}
+
+// forget lets go of the body, unless the answer is to have its prompt: nothing is
+// sent again.
+func (r *request) forget() {
+	r.top, r.nested, r.sampling = object{}, nil, nil
+	if !r.whole {
+		r.prompt = nil
+	}
 }
 
 // label is a client's word for a log: short and printable.

@@ -3,6 +3,7 @@ package resume_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -64,6 +65,8 @@ func TestRefusals(t *testing.T) {
 	}{
 		{"vllm", `{"text_input":"p","stream":true}`, ""},
 		{"vllm", `{"text_input":"p","stream":true,"stop":["a","b"],"n":1.0,"seed":null}`, ""},
+		{"vllm", `{"text_input":"p","parameters":{"stream":true,"temperature":"0.1","max_tokens":"9","n":"1"}}`, ""},
+		{"vllm", `{"text_input":"p","stream":true,"use_beam_search":"false"}`, resume.ReasonBeams},
 		{"openai", `{"prompt":"p","stream":true,"stream_options":{"include_usage":true}}`, ""},
 		{"vllm", ``, resume.ReasonBody},
 		{"vllm", `[]`, resume.ReasonBody},
@@ -75,6 +78,7 @@ func TestRefusals(t *testing.T) {
 		{"vllm", `{"text_input":"p","stream":true,"parameters":7}`, resume.ReasonBody},
 		{"vllm", `{"text_input":"p","stream":true,"sampling_parameters":"x"}`, resume.ReasonBody},
 		{"vllm", `{"text_input":"p","stream":true,"sampling_parameters":{}}`, resume.ReasonBody},
+		{"vllm", `{"text_input":"p","stream":true,"sampling_parameters":"{\"top_k\":1,\"top_k\":2}"}`, resume.ReasonBody},
 		{"vllm", `{"text_input":"p","stream":true,"temperature":[1]}`, resume.ReasonBody},
 		{"vllm", `{"text_input":"p","stream":true,"parameters":{"parameters":{}}}`, resume.ReasonBody},
 		{"vllm", `{"text_input":"p","stream":true,"sampling_parameters":"{\"sampling_parameters\":\"{}\",\"x\":1}"}`, resume.ReasonUnknown},
@@ -115,10 +119,12 @@ func TestRefusals(t *testing.T) {
 	}
 	var keys []string
 	for i := range 65 {
-		keys = append(keys, `"k`+string(rune('0'+i))+`":1`)
+		keys = append(keys, fmt.Sprintf(`"k%d":1`, i))
 	}
-	if s := session(t, "vllm", `{`+strings.Join(keys, ",")+`}`); s.Refusal() != resume.ReasonBody {
-		t.Errorf("65 keys: %q", s.Refusal())
+	for n, want := range map[int]resume.Reason{64: resume.ReasonUnknown, 65: resume.ReasonBody} {
+		if s := session(t, "vllm", `{`+strings.Join(keys[:n], ",")+`}`); s.Refusal() != want {
+			t.Errorf("%d keys: %q", n, s.Refusal())
+		}
 	}
 	if s := resume.Open(resume.Profile{}, resume.DefaultLimits(), []byte(`{"text_input":"p"}`)); s.Refusal() != resume.ReasonOff {
 		t.Errorf("no profile: %q", s.Refusal())
@@ -154,6 +160,12 @@ func TestBodies(t *testing.T) {
 			`{"text_input":"a","stream":true,"max_tokens":2,"sampling_parameters":"{\"temperature\": 0.1}"}`,
 			`{"text_input":"a","stream":true,"max_tokens":2,"sampling_parameters":"{\"temperature\": 0.1}","return_finish_reason":true,"return_num_output_tokens":true,"return_num_input_tokens":true}`,
 			`{"text_input":"a \"x\"\n","stream":true,"max_tokens":2,"sampling_parameters":"{\"temperature\": 0.1,\"max_tokens\":15}","exclude_input_in_output":true,"return_finish_reason":true,"return_num_output_tokens":true,"return_num_input_tokens":true}`,
+		},
+		{
+			"numbers as strings", "vllm",
+			`{"text_input":"a","parameters":{"stream":true,"max_tokens":"9"}}`,
+			`{"text_input":"a","parameters":{"stream":true,"max_tokens":"9"},"return_finish_reason":true,"return_num_output_tokens":true,"return_num_input_tokens":true}`,
+			`{"text_input":"a \"x\"\n","parameters":{"stream":true,"max_tokens":"8"},"exclude_input_in_output":true,"return_finish_reason":true,"return_num_output_tokens":true,"return_num_input_tokens":true}`,
 		},
 		{
 			"trtllm", "trtllm", `{"text_input":"a","stream":true,"max_tokens":9}`, "",

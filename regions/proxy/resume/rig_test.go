@@ -35,7 +35,6 @@ func session(tb testing.TB, name, body string) *resume.Session {
 type pod struct {
 	profile    string
 	cumulative bool
-	stop       []string
 }
 
 // said is a body as a pod understands it.

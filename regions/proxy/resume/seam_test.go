@@ -152,6 +152,12 @@ func TestStopAcrossSeam(t *testing.T) {
 			if !s.Stopped() {
 				t.Fatalf("cut at %d and %d: not stopped", cut, mid)
 			}
+			if out := relay(t, s, nil); out != "" {
+				t.Errorf("after the stop: %q", out)
+			}
+			if out, err := s.Event([]byte(delta(after, "length"))); out != nil || err != nil {
+				t.Errorf("after the stop: %q, %v", out, err)
+			}
 			have := client(t, stream+finish(t, s), false)
 			if have.text != before+stop[:cut] || have.finish != "stop" {
 				t.Errorf("cut at %d and %d: %+v", cut, mid, have)
@@ -185,8 +191,11 @@ func TestNoStopAcrossSeam(t *testing.T) {
 				want += client(t, e, false).text
 			}
 			stream += relay(t, s, c.events)
-			if have := client(t, stream+finish(t, s), false); have.text != want || have.finish == "" || s.Stopped() {
+			if have := client(t, stream, false); have.text != want || have.finish == "" || s.Stopped() {
 				t.Errorf("%+v, want %q", have, want)
+			}
+			if out := finish(t, s); out != "" {
+				t.Errorf("behind the last event: %q", out)
 			}
 		})
 	}
@@ -277,13 +286,36 @@ func TestStopKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	stream += relay(t, s, []string{event("N"), event("D more")})
-	if have := client(t, stream+finish(t, s), false); have.text != "a END" || !s.Stopped() {
+	if have := client(t, stream+finish(t, s), false); have.text != "a END" || !s.Stopped() || strings.Contains(have.raw, "stop") {
 		t.Errorf("%+v", have)
 	}
 	s = session(t, "trtllm", body)
 	relay(t, s, []string{event("a END")})
 	if _, err := s.Continue(start); !errors.Is(err, resume.ErrComplete) {
 		t.Errorf("lost behind a stop string: %v", err)
+	}
+}
+
+// Pods that look for stop strings in tokens may write one that is cut otherwise; it
+// is behind. Of two that straddle the seam, the first to be complete counts.
+func TestStopsAtSeam(t *testing.T) {
+	event := func(text string) string { return fmt.Sprintf("data: {\"text_output\":%q}\n\n", text) }
+	for _, c := range []struct{ stops, before, after, want string }{
+		{`"ab","xabyz"`, "xaby", "q", "xabyq"},
+		{`"ab","xabyz"`, "xaby", "zq", "xabyz"},
+		{`"aE1","E12"`, "aE", "12", "aE1"},
+		{`"E12","aE1"`, "aE", "12", "aE1"},
+		{`"aE12","E1"`, "aE", "12", "aE1"},
+	} {
+		s := session(t, "trtllm", `{"text_input":"p","stream":true,"max_tokens":50,"stop_words":[`+c.stops+`]}`)
+		stream := relay(t, s, []string{event(c.before)})
+		if _, err := s.Continue(start); err != nil {
+			t.Fatal(err)
+		}
+		stream += relay(t, s, []string{event(c.after)})
+		if have := client(t, stream+finish(t, s), false); have.text != c.want {
+			t.Errorf("%s: %q and %q give %q, want %q", c.stops, c.before, c.after, have.text, c.want)
+		}
 	}
 }
 
@@ -327,6 +359,37 @@ func TestBrokenCharacter(t *testing.T) {
 	}
 	if q := read(t, body); q.Prompt != "pa" || q.MaxTokens != 4 {
 		t.Errorf("the next pod is asked for %d tokens behind %q", q.MaxTokens, q.Prompt)
+	}
+}
+
+// Tokens that gave no text are lost with the pod, generated again, and told once.
+func TestTokensToldOnce(t *testing.T) {
+	for _, cuts := range [][]int{{3}, {1}, {5}, {3, 2}, {5, 5}} {
+		s := session(t, "vllm", `{"text_input":"p","stream":true,"max_tokens":9,"return_num_output_tokens":true}`)
+		text := []string{"a", "b", "", "", "", "c", "d", "", "e"}
+		var stream string
+		from := 0 // where the text goes on
+		for _, cut := range append(cuts, len(text)) {
+			for i := from; i < min(from+cut, len(text)); i++ {
+				reason := "None"
+				if i == len(text)-1 {
+					reason = "length"
+				}
+				stream += relay(t, s, []string{delta(text[i], reason)})
+			}
+			body, err := s.Continue(start)
+			if errors.Is(err, resume.ErrComplete) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			from = len(text) - read(t, body).MaxTokens
+		}
+		have := client(t, stream+finish(t, s), false)
+		if have.text != "abcde" || have.tokens != 9 || s.Counts().Tokens != 9 {
+			t.Errorf("cut after %v: %q, %d tokens told, counts %+v", cuts, have.text, have.tokens, s.Counts())
+		}
 	}
 }
 

@@ -31,6 +31,7 @@ type Session struct {
 	stopped bool // a stop string ended the answer, which the pod does not know
 	closing bool // the last event was lost with a pod: the client gets one of our own
 	done    bool // the mark behind the last event was seen
+	final   bool // the pod has said beside its event that it is the last
 }
 
 // kept are values of the first pod's events.
@@ -72,7 +73,8 @@ func (s *Session) Counts() Counts {
 }
 
 // Body is what the first pod is sent: the client's body, with questions for the
-// counters where they are missing; the very same bytes if nothing is asked.
+// counters where they are missing; the very same bytes if nothing is asked. It is
+// there until the first event.
 func (s *Session) Body() []byte { return s.request.first() }
 
 // Stopped tells that the answer has ended by a stop string of which one pod wrote
@@ -89,6 +91,9 @@ func (s *Session) Event(event []byte) (out []byte, err error) {
 	if s.stopped {
 		return nil, nil
 	}
+	if s.reason != "" {
+		s.request.forget()
+	}
 	e := sse.Parse(event)
 	if d != nil && d.choices && bytes.Equal(e.Data, doneMark) {
 		s.done = true
@@ -96,23 +101,20 @@ func (s *Session) Event(event []byte) (out []byte, err error) {
 	if e.Silent || s.done {
 		return event, nil
 	}
-	o, err := parseObject(e.Data)
-	if err != nil || e.Named {
-		s.lose(ReasonEvent, "")
-	}
-	if err != nil {
-		return event, nil
+	o, ok := parseObject(e.Data)
+	if !ok || e.Named {
+		s.lose(ReasonEvent)
 	}
 	if failed := podError(o); failed != nil {
 		return event, failed
 	}
-	if d == nil {
+	if !ok || d == nil {
 		return event, nil
 	}
 	data, ok := s.rewrite(o)
 	switch {
 	case !ok:
-		s.lose(ReasonEvent, "")
+		s.lose(ReasonEvent)
 		return event, nil
 	case bytes.Equal(data, e.Data):
 		return event, nil
@@ -134,6 +136,7 @@ func (s *Session) rewrite(o object) (data []byte, ok bool) {
 	if a.silent { // such as OpenAI's count of tokens
 		return o.with(s.repeat(o)...), true
 	}
+	a.last = s.final
 	in, ok := s.delta(a.portion)
 	if !ok {
 		return nil, false
@@ -210,7 +213,7 @@ func (s *Session) repeat(o object) []change {
 			list = append(list, change{name, raw})
 		}
 	}
-	if usage, err := parseObject(o.value("usage")); err == nil {
+	if usage, ok := parseObject(o.value("usage")); ok {
 		list = append(list, change{"usage", s.usage(usage)})
 	}
 	return list
@@ -233,7 +236,7 @@ func (s *Session) keep(data []byte) {
 	if s.frame != nil || s.reason != "" {
 		return
 	}
-	if o, err := parseObject(data); err == nil {
+	if o, ok := parseObject(data); ok {
 		if a, ok := s.request.dialect.read(o); ok {
 			empty := []change{{s.request.dialect.text, []byte(`""`)}}
 			s.frame = bytes.Clone(s.request.dialect.join(o, a, empty, nil))
@@ -241,12 +244,14 @@ func (s *Session) keep(data []byte) {
 	}
 	if s.frame == nil || len(s.frame) > maxFrame {
 		s.frame = nil
-		s.lose(ReasonEvent, "")
+		s.lose(ReasonEvent)
 	}
 }
 
 // Continue makes the body for the next pod, which must serve the same
-// fingerprint. Its error is ErrComplete, ErrSpent, or a *RefusalError.
+// fingerprint. Its error is ErrComplete, ErrSpent, or a *RefusalError. A pod that
+// could not be reached with it costs no further resume: the body is as good for
+// another one.
 func (s *Session) Continue(now time.Time) ([]byte, error) {
 	if s.done {
 		return nil, ErrComplete
@@ -262,4 +267,82 @@ func (s *Session) Continue(now time.Time) ([]byte, error) {
 		s.prefix, s.pod, s.sent = string(s.given), "", 0
 	}
 	return s.request.continued(s.given, left), nil
+}
+
+// Finish gives what the client has to get at the end of a stream that is complete,
+// or whose pod ended its answer cleanly: text that was held back, the last event
+// where the pod's was lost, OpenAI's mark. Its error is ErrCut where the answer
+// should have had more; nothing has changed then, and Continue may follow.
+func (s *Session) Finish() ([]byte, error) {
+	d := s.request.dialect
+	if d == nil {
+		return nil, nil
+	}
+	if s.awaits() {
+		return nil, ErrCut
+	}
+	text := s.held
+	s.seam, s.held = "", ""
+	s.note(text)
+	s.sent += len(text)
+	var out []byte
+	if text != "" || s.closing && s.request.tells {
+		out = sse.Append(nil, s.ending(s.full("", text)))
+	}
+	s.closing = false
+	if d.choices && !s.done {
+		out, s.done = sse.Append(out, doneMark), true
+	}
+	return out, nil
+}
+
+// awaits tells whether an answer that ended now would lack something.
+func (s *Session) awaits() bool {
+	switch d := s.request.dialect; {
+	case s.finish != "" || s.done:
+		return false
+	case d.choices:
+		return true
+	case s.reason != "":
+		return false // whatever it was, the pod ended it
+	default:
+		return len(s.strip) > 0 || s.request.tells
+	}
+}
+
+// ending is the JSON of an event of our own: some text, and the end.
+func (s *Session) ending(text string) []byte {
+	d := s.request.dialect
+	o, ok := parseObject(s.frame)
+	if !ok {
+		return nil
+	}
+	a, ok := d.read(o)
+	if !ok {
+		return nil
+	}
+	inner := []change{{d.text, appendQuoted(nil, text)}}
+	var outer []change
+	if s.finish != "" && s.request.tells {
+		inner = append(inner, change{d.finish, appendQuoted(nil, s.finish)})
+	}
+	if a.tokens >= 0 {
+		outer = append(outer, change{d.tokens, []byte("0")})
+	}
+	return d.join(o, a, inner, outer)
+}
+
+// Terminal is the event that ends a stream which can't go on, with a cause for
+// people. It is an error to programs and never passes for the end of an answer:
+// OpenAI's clients raise an error for an object with "error", and there is no
+// [DONE] behind it, since that says that the answer is whole.
+func (s *Session) Terminal(cause string) []byte {
+	const rest = `"code":"stream_interrupted","resumable":false}`
+	if d := s.request.dialect; d != nil && d.choices {
+		data := appendQuoted([]byte(`{"error":{"message":`), cause)
+		data = append(data, `,"type":"server_error","param":null,`...)
+		return sse.Append(nil, append(append(data, rest...), '}'))
+	}
+	data := append(appendQuoted([]byte(`{"error":`), cause), ',')
+	return sse.Append(nil, append(data, rest...))
 }

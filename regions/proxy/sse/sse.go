@@ -17,10 +17,10 @@ var ErrTooLong = errors.New("an event is too long")
 // Splitter cuts a stream into events, however its bytes come. It keeps at most
 // one event that is not whole yet. It is not safe for concurrent use.
 type Splitter struct {
-	max  int
-	kept []byte // fed, from the first byte of the next event
-	seen int    // bytes of kept that were looked at
-	line lineEnd
+	longest int
+	kept    []byte // fed, from the first byte of the next event
+	seen    int    // bytes of kept that were looked at
+	line    lineEnd
 	// filled tells that the line looked at has bytes, wait that it ended with a CR
 	// to which a LF may belong.
 	filled, wait bool
@@ -36,8 +36,8 @@ const (
 	byCRLF
 )
 
-// NewSplitter makes a splitter for events of at most max bytes.
-func NewSplitter(max int) *Splitter { return &Splitter{max: max} }
+// NewSplitter makes a splitter for events of at most so many bytes.
+func NewSplitter(longest int) *Splitter { return &Splitter{longest: longest} }
 
 // Feed takes the next bytes of the stream and keeps a copy of them. Call
 // [Splitter.Next] until it has no more before feeding again.
@@ -47,7 +47,7 @@ func (s *Splitter) Feed(p []byte) { s.kept = append(s.kept, p...) }
 // the bytes fed so far have none. Its error is ErrTooLong, and stays:
 // [Splitter.Rest] then has the bytes that no event was made of.
 func (s *Splitter) Next() ([]byte, error) {
-	for s.seen < len(s.kept) && s.seen < s.max {
+	for s.seen < len(s.kept) && s.seen < s.longest {
 		if end := s.step(s.kept[s.seen]); end > 0 {
 			event := s.kept[:end:end]
 			s.kept = s.kept[end:]
@@ -55,7 +55,7 @@ func (s *Splitter) Next() ([]byte, error) {
 			return event, nil
 		}
 	}
-	if s.seen >= s.max {
+	if s.seen >= s.longest {
 		return nil, ErrTooLong
 	}
 	if len(s.kept) == 0 {
