@@ -20,7 +20,20 @@ type Record struct {
 
 	cost  float64 // peak EWMA of the pace
 	stamp time.Time
+
+	found found
 }
+
+// found is what was worked out for a claim. Most pods are the same at the next one.
+type found struct {
+	count, inFlight int
+	when            time.Time
+	pace            regions.Permille
+	known           bool
+}
+
+// foundAge is how long it holds, in which no sample becomes too old by much.
+const foundAge = time.Second
 
 // sample is one request's time to first byte, in proportion to what the pool's
 // pods take for a request of its size.
@@ -35,10 +48,14 @@ const (
 	// which a median is taken that two or three odd requests don't move.
 	recentSamples = 16
 
-	// sampleAge is how long a sample says how a pod is. A pod that was slow half a
-	// minute ago is asked again, by one request: that is the exploration which
+	// sampleAge is how long a sample says how fast a pod is now. A pod that was slow
+	// half a minute ago is asked again, by one request: that is the exploration which
 	// finds a pod that has become fast.
 	sampleAge = 30 * time.Second
+
+	// paceAge is how long it counts when a pod is judged. A pod that is so slow that
+	// it should be found holds each of its slots for minutes and gives few samples.
+	paceAge = 2 * time.Minute
 
 	// failurePace is what a failed request counts as. A pod that fails at once must
 	// not look fast; ten times what others take is slower than any pod to which a
@@ -105,14 +122,14 @@ func (r *Record) peak(now time.Time) float64 {
 	return r.cost * math.Exp(-float64(max(0, now.Sub(r.stamp)))/float64(decay))
 }
 
-// fresh copies the samples that still count into out and says how many those are.
-func (r *Record) fresh(now time.Time, out *[recentSamples]sample) int {
+// fresh copies the samples up to an age into out and says how many those are.
+func (r *Record) fresh(now time.Time, age time.Duration, out *[recentSamples]sample) int {
 	if r == nil {
 		return 0
 	}
 	n := 0
 	for i := range min(r.count, recentSamples) {
-		if s := r.recent[i]; now.Sub(s.at) <= sampleAge {
+		if s := r.recent[i]; now.Sub(s.at) <= age {
 			out[n] = s
 			n++
 		}
@@ -123,7 +140,7 @@ func (r *Record) fresh(now time.Time, out *[recentSamples]sample) int {
 // Pace is the median pace of the recent requests and of how many it is.
 func (r *Record) Pace(now time.Time) (regions.Permille, int) {
 	var buf [recentSamples]sample
-	n := r.fresh(now, &buf)
+	n := r.fresh(now, paceAge, &buf)
 	return medianPace(buf[:n]), n
 }
 
@@ -134,8 +151,20 @@ const near = 5
 // at is the median pace that requests found with about inFlight
 // others on the pod, and whether there is any.
 func (r *Record) at(now time.Time, inFlight int) (regions.Permille, bool) {
+	if r == nil {
+		return 0, false
+	}
+	f := &r.found
+	if f.count != r.count || f.inFlight != inFlight || now.Sub(f.when) >= foundAge {
+		*f = found{count: r.count, inFlight: inFlight, when: now}
+		f.pace, f.known = r.nearest(now, inFlight)
+	}
+	return f.pace, f.known
+}
+
+func (r *Record) nearest(now time.Time, inFlight int) (regions.Permille, bool) {
 	var buf [recentSamples]sample
-	n := r.fresh(now, &buf)
+	n := r.fresh(now, sampleAge, &buf)
 	if n == 0 {
 		return 0, false
 	}

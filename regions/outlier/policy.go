@@ -90,11 +90,19 @@ func Excessive(taking, ejected int) bool { return 2*ejected > taking }
 // Since it is compared with the median, a pool that is slow as a whole has no slow
 // pod.
 func (p Policy) Slow(s *State, pace regions.Permille, samples int, median regions.Permille, pods int, typical regions.Micros) bool {
-	if p.Slower <= 0 || !s.pod.Takes() || pods < p.Pods || samples < 1 || samples < p.Samples && !s.trial {
+	if p.Slower <= 0 || !s.pod.Takes() || pods < p.Pods || median <= 0 {
 		return false
 	}
+	ratio := int64(pace) * int64(regions.Whole) / int64(median)
+	needed := p.Samples
+	switch {
+	case s.trial:
+		needed = 1
+	case ratio > int64(p.Slower)*clearly:
+		needed = min(p.Samples, clearSamples)
+	}
 	excess := regions.Micros(pace-median) * typical / regions.Micros(regions.Whole)
-	return int64(pace)*int64(regions.Whole) > int64(median)*int64(p.Slower) && excess > p.Excess
+	return samples >= needed && ratio > int64(p.Slower) && excess > p.Excess
 }
 
 // A pod counts as slower than its pool, where requests are shared out, from one and
@@ -133,6 +141,13 @@ func proportion(own, median int64, from regions.Permille) regions.Permille {
 	}
 	return regions.Permille(min(own*int64(regions.Whole)/median, int64(slowest)))
 }
+
+// A pod that is slower by twice what it takes is found by the median of three: it
+// may be so slow that it answers no more than three requests in two minutes.
+const (
+	clearly      = 2
+	clearSamples = 3
+)
 
 // Median is the lower median of what a pool's pods have each, zero for none. It
 // sorts them.

@@ -94,7 +94,10 @@ func (p *Pool) claim(now time.Time, req *regions.Request) (*Lease, Refusal) {
 	if req.Aside {
 		return p.asideLocked(), Claimed
 	}
-	i := m.selector.Select(now, *req, p.found)
+	i := p.tryLocked(req)
+	if i < 0 {
+		i = m.selector.Select(now, *req, p.found)
+	}
 	s, inFlight := p.seats[i], p.found[i].ModelInFlight
 	s.pod.lastClaim = p.claims
 	s.claim(now, &p.options)
@@ -102,6 +105,17 @@ func (p *Pool) claim(now time.Time, req *regions.Request) (*Lease, Refusal) {
 		pool: p, seat: s, spec: s.pod.spec, fingerprint: s.facts.Fingerprint,
 		slots: s.slots, inFlight: inFlight, ahead: s.waiting(now),
 	}, Claimed
+}
+
+// tryLocked finds a pod that is back from an ejection and has nothing to do: the
+// next request that another pod can serve if this one fails shows how it is. A
+// selector would give it one only when all others are full, and it would be out of
+// use for much longer than it was bad. It is -1 if there is none.
+func (p *Pool) tryLocked(req *regions.Request) int {
+	if !req.Replayable || len(req.Tried) > 0 || len(p.seats) == 1 {
+		return -1
+	}
+	return slices.IndexFunc(p.seats, func(s *seat) bool { return s.own.Trial() && s.inFlight == 0 })
 }
 
 // asideLocked gives a request that takes no slot to the pod that had none for

@@ -18,6 +18,12 @@ const (
 	// hundred of them.
 	judgeEvery = 500 * time.Millisecond
 
+	// needed is how long every slot of a pool must have been taken for slow pods to
+	// be better than none. A line that grows for half a minute waits longer than
+	// people do for a slow pod's first byte; in a pool that is nine tenths loaded,
+	// shorter ones come and go.
+	needed = 30 * time.Second
+
 	// promptSizes are the sizes of prompts, by powers of two, whose TTFT is kept
 	// apart: 0 for those of which it is not known, the last for 4 MiB and more.
 	promptSizes = 24
@@ -61,6 +67,7 @@ func (p *Pool) tickLocked(now time.Time) {
 			s.step(now, outlier.Tick, &p.options)
 			changed = changed || s.state() != old
 		}
+		changed = p.fillLocked(now, m) || changed
 		if judge {
 			p.compareLocked(now, m)
 		}
@@ -68,6 +75,38 @@ func (p *Pool) tickLocked(now time.Time) {
 	if changed {
 		p.notify()
 	}
+}
+
+// fillLocked notes whether a model's pods are full, and takes back those that are
+// out for being slow if they have been for too long. It reports whether it did.
+func (p *Pool) fillLocked(now time.Time, m *model) bool {
+	full := false
+	for _, s := range m.seats {
+		if open := s.open(); open > 0 {
+			if _, room := s.candidate(now, open); room {
+				m.full = time.Time{}
+				return false
+			}
+			full = true
+		}
+	}
+	if full && m.full.IsZero() {
+		m.full = now
+	}
+	pardoned := false
+	for _, s := range m.seats {
+		if m.needsAll(now) && s.slow && s.state() == regions.PodEjected {
+			s.step(now, outlier.Pardoned, &p.options)
+			pardoned = true
+		}
+	}
+	return pardoned
+}
+
+// needsAll reports whether the model's pods have been full for so long that slow
+// ones are better than none.
+func (m *model) needsAll(now time.Time) bool {
+	return !m.full.IsZero() && now.Sub(m.full) >= needed
 }
 
 // compareLocked compares a model's pods with each other.
@@ -106,7 +145,7 @@ func (p *Pool) judgeLocked(now time.Time, s *seat) {
 	switch {
 	case policy.Errs(&s.own):
 		reason = "errors"
-	case policy.Slow(&s.own, pace, n, m.median, m.judged, m.ttft.Value()):
+	case !m.needsAll(now) && policy.Slow(&s.own, pace, n, m.median, m.judged, m.ttft.Value()):
 		reason = "slow"
 		why = fmt.Sprintf("its first bytes take %.1f times as long as the pool's", float64(pace)/float64(m.median))
 	default:
@@ -120,7 +159,7 @@ func (p *Pool) judgeLocked(now time.Time, s *seat) {
 	}
 	s.step(now, outlier.Ejected, &p.options)
 	s.record.Forget()
-	s.why, s.pace = why, 0
+	s.why, s.slow, s.pace = why, reason == "slow", 0
 	p.metrics.ejections.WithLabelValues(string(m.name), reason).Inc()
 	p.notify()
 }

@@ -30,6 +30,7 @@ type seat struct {
 	told   regions.PodState // by SetState
 	own    outlier.State    // by the results of its requests
 	why    string           // it was ejected the last time
+	slow   bool             // that was for being slow
 	pace   regions.Permille // by which its load counts; zero before it is known
 
 	configured int // slots by discovery's word; 0 if it does not say
@@ -60,6 +61,7 @@ type model struct {
 	expected    [promptSizes]balance.Mean // TTFT by the prompt's size
 	median      regions.Permille          // of its pods' paces when they were last judged
 	judged      int                       // of how many pods
+	full        time.Time                 // since when no pod had a free slot; zero if one has
 }
 
 // state is what the seat is by all that is known: its probes' finding, unless

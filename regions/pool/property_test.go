@@ -73,8 +73,10 @@ func TestPoolProperties(t *testing.T) {
 	ids := []regions.PodID{"a", "b", "c", "d"}
 	models := []regions.ModelName{"llama", "mistral"}
 	rapid.Check(t, func(t *rapid.T) {
+		o := pool.DefaultOptions()
+		o.Outlier.Errors = 1 // so that it happens
 		m := &machine{
-			pool: pool.New(pool.DefaultOptions()), now: epoch,
+			pool: pool.New(o), now: epoch,
 			set: map[regions.PodID]regions.Pod{}, states: map[[2]string]regions.PodState{},
 		}
 		t.Repeat(map[string]func(*rapid.T){
@@ -88,6 +90,24 @@ func TestPoolProperties(t *testing.T) {
 				m.claim(t, rapid.SampledFrom(models).Draw(t, "model"), rapid.SliceOfDistinct(rapid.SampledFrom(ids), rapid.ID).Draw(t, "tried"))
 			},
 			"release": m.release,
+			"answer": func(t *rapid.T) {
+				if len(m.leases) == 0 {
+					t.Skip("nothing is claimed")
+				}
+				rapid.SampledFrom(m.leases).Draw(t, "lease").lease.Began(m.now, time.Duration(rapid.IntRange(1, 9000).Draw(t, "ms"))*time.Millisecond, 100)
+			},
+			"learn": func(t *rapid.T) {
+				m.pool.Learn(m.now, rapid.SampledFrom(ids).Draw(t, "pod"), rapid.SampledFrom(models).Draw(t, "model"), regions.Facts{
+					Active: rapid.IntRange(-1, 4).Draw(t, "active"), Waiting: rapid.IntRange(-1, 1).Draw(t, "waiting"), At: m.now,
+				})
+			},
+			"peers": func(t *rapid.T) {
+				m.pool.SetPeers(m.now, rapid.SampledFrom([]string{"p", "q"}).Draw(t, "agent"), []regions.PodLoad{{
+					Pod: rapid.SampledFrom(ids).Draw(t, "pod"), Model: rapid.SampledFrom(models).Draw(t, "model"),
+					InFlight: uint32(rapid.IntRange(0, 3).Draw(t, "in flight")),
+				}})
+			},
+			"tick": func(*rapid.T) { m.pool.Tick(m.now) },
 			"release again": func(t *rapid.T) {
 				if len(m.done) == 0 {
 					t.Skip("nothing was released yet")
@@ -142,7 +162,16 @@ func (m *machine) setState(id regions.PodID, name regions.ModelName, st regions.
 	m.pool.SetState(m.now, id, name, st)
 }
 
-// takes reports whether a pod of the set takes requests for a model.
+// able reports whether a pod of the set takes requests for a model, by evidence
+// and by opinion.
+func (m *machine) able(id regions.PodID, name regions.ModelName) bool {
+	return m.takes(id, name) && slices.ContainsFunc(m.pool.Pods(), func(i pool.PodInfo) bool {
+		return i.ID == id && i.Model == name && i.State.Takes()
+	})
+}
+
+// takes reports whether a pod of the set takes requests for a model by all
+// evidence.
 func (m *machine) takes(id regions.PodID, name regions.ModelName) bool {
 	return m.states[[2]string{string(id), string(name)}].Takes() && !m.set[id].Terminating
 }
@@ -151,7 +180,7 @@ func (m *machine) claim(t *rapid.T, name regions.ModelName, tried []regions.PodI
 	lease, refusal := m.pool.Claim(m.now, regions.Request{Model: name, Tried: tried})
 	able, left := 0, 0
 	for id := range m.set {
-		if m.takes(id, name) {
+		if m.able(id, name) {
 			able++
 			if !slices.Contains(tried, id) {
 				left++
@@ -228,6 +257,7 @@ func (m *machine) check(t *rapid.T) {
 			t.Fatalf("%v has %d in flight, want %d", k, got[k], n)
 		}
 	}
+	m.checkHalf(t)
 	total, taking := uint32(0), 0
 	for _, s := range m.pool.Models(m.now, nil) {
 		total += s.InFlight + s.Queued
@@ -238,5 +268,25 @@ func (m *machine) check(t *rapid.T) {
 	}
 	if int(total) != len(m.leases) || taking != listed {
 		t.Fatalf("%d in flight and %d pods taking, want %d and %d", total, taking, len(m.leases), listed)
+	}
+}
+
+// checkHalf: of the pods that take requests by all evidence no more than half are
+// ejected by opinion.
+func (m *machine) checkHalf(t *rapid.T) {
+	taking, ejected := map[regions.ModelName]int{}, map[regions.ModelName]int{}
+	for _, info := range m.pool.Pods() {
+		if !m.takes(info.ID, info.Model) || info.State == regions.PodDraining {
+			continue // or one of its ID that has left
+		}
+		taking[info.Model]++
+		if info.State == regions.PodEjected {
+			ejected[info.Model]++
+		}
+	}
+	for name, n := range ejected {
+		if 2*n > taking[name] {
+			t.Fatalf("%d of %d pods of %s are ejected", n, taking[name], name)
+		}
 	}
 }
