@@ -46,7 +46,9 @@ drains.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.Name, "name", "pod", "the pod's `name` in its log")
-	f.StringVar(&o.Addr, "listen", "127.0.0.1:8000", "`address` of the inference API")
+	f.StringVar(&o.Addr, "listen", "127.0.0.1:8000", "`address` of the HTTP frontend")
+	f.StringVar(&o.GRPCAddr, "grpc", "", "`address` of the gRPC frontend, as 127.0.0.1:8001; empty for none")
+	f.StringVar(&o.OpenAIAddr, "openai", "", "`address` of the OpenAI frontend, as 127.0.0.1:9000; empty for none")
 	f.StringVar(&o.MetricsAddr, "metrics-listen", "127.0.0.1:8002", "`address` of the metrics; empty for none")
 	f.StringArrayVar(&models, "model", []string{"llama"}, "`name` of a model to serve; can be repeated")
 	f.IntVar(&shape.Slots, "slots", shape.Slots, "sequences that a model runs at a time")

@@ -23,6 +23,8 @@ const (
 	adminPort   = 8088
 	gossipPort  = 7946
 	podPort     = 8000
+	grpcPort    = 8001
+	openaiPort  = 9000
 	metricsPort = 8002
 	controlPort = 8089
 )
@@ -72,7 +74,7 @@ func (l Layout) Check() error {
 	if !l.Net.IsValid() || !l.Net.Addr().Is4() || l.Net.Bits() != 16 || !l.Net.Addr().IsLoopback() || l.Net != l.Net.Masked() {
 		return fmt.Errorf("net %s: want a /16 of loopback, like 127.9.0.0/16", l.Net)
 	}
-	lowest, highest := dnsPort-defaultPort, controlPort-defaultPort
+	lowest, highest := dnsPort-defaultPort, openaiPort-defaultPort
 	if p := int(l.Port); p+lowest < 1024 || p+highest > 65535 {
 		return fmt.Errorf("port %d: want %d to %d, so that all ports that move with it are free for users", l.Port, 1024-lowest, 65535-highest)
 	}
@@ -119,6 +121,12 @@ func (l Layout) DirectorGossip(director int) netip.AddrPort { return l.at(0, dir
 
 // PodHTTP is the address of a pod of a region.
 func (l Layout) PodHTTP(region, pod int) netip.AddrPort { return l.at(region+1, 11+pod, podPort) }
+
+// PodGRPC is the address of a pod's gRPC frontend.
+func (l Layout) PodGRPC(region, pod int) netip.AddrPort { return l.at(region+1, 11+pod, grpcPort) }
+
+// PodOpenAI is the address of a pod's OpenAI frontend.
+func (l Layout) PodOpenAI(region, pod int) netip.AddrPort { return l.at(region+1, 11+pod, openaiPort) }
 
 // PodMetrics is the address of a pod's metrics.
 func (l Layout) PodMetrics(region, pod int) netip.AddrPort {
@@ -176,7 +184,8 @@ func (l Layout) TryAll(ctx context.Context) error {
 			use{l.AgentAdmin(r), string(p.ID) + " admin", false, true}, use{l.AgentGossip(r), string(p.ID) + " gossip", true, true})
 		for k := range PodsPerRegion {
 			name := PodName(p.ID, k)
-			uses = append(uses, use{l.PodHTTP(r, k), "pod " + name, false, true}, use{l.PodMetrics(r, k), "pod " + name + " metrics", false, true})
+			uses = append(uses, use{l.PodHTTP(r, k), "pod " + name, false, true}, use{l.PodMetrics(r, k), "pod " + name + " metrics", false, true},
+				use{l.PodGRPC(r, k), "pod " + name + " gRPC", false, true}, use{l.PodOpenAI(r, k), "pod " + name + " OpenAI", false, true})
 		}
 	}
 	var errs []error

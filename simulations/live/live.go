@@ -122,7 +122,8 @@ func (w *World) makeProcesses() {
 		w.agents = append(w.agents, w.daemon("agent", string(p.ID)))
 		var pods []*process.Process
 		for k := range layout.PodsPerRegion {
-			args := []string{"pod", "--name", layout.PodName(p.ID, k), "--listen", l.PodHTTP(r, k).String(), "--metrics-listen", l.PodMetrics(r, k).String()}
+			args := []string{"pod", "--name", layout.PodName(p.ID, k), "--listen", l.PodHTTP(r, k).String(), "--metrics-listen", l.PodMetrics(r, k).String(),
+				"--grpc", l.PodGRPC(r, k).String(), "--openai", l.PodOpenAI(r, k).String()}
 			for _, m := range p.Models {
 				args = append(args, "--model", m)
 			}

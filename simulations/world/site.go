@@ -58,6 +58,7 @@ func (s *site) makePods() {
 		o := tritontest.DefaultOptions()
 		o.Name = layout.PodName(s.ID, k)
 		o.Addr, o.MetricsAddr = s.where.PodHTTP(s.index, k).String(), s.where.PodMetrics(s.index, k).String()
+		o.GRPCAddr, o.OpenAIAddr = s.where.PodGRPC(s.index, k).String(), s.where.PodOpenAI(s.index, k).String()
 		o.Logger = s.log
 		for _, name := range s.Models {
 			m := tritontest.DefaultModel(name)
@@ -126,7 +127,8 @@ func (s *site) options() agent.Options {
 	o.Endpoints = []regions.Endpoint{s.endpoint()}
 	var pods []regions.Pod
 	for k := range layout.PodsPerRegion {
-		p := regions.Pod{ID: regions.PodID(layout.PodName(s.ID, k)), HTTP: s.where.PodHTTP(s.index, k), Metrics: s.where.PodMetrics(s.index, k)}
+		p := regions.Pod{ID: regions.PodID(layout.PodName(s.ID, k)), HTTP: s.where.PodHTTP(s.index, k), Metrics: s.where.PodMetrics(s.index, k),
+			GRPC: s.where.PodGRPC(s.index, k), OpenAI: s.where.PodOpenAI(s.index, k)}
 		for _, m := range s.Models {
 			p.Models = append(p.Models, regions.PodModel{Name: regions.ModelName(m), Slots: podSlots})
 		}

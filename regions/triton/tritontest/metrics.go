@@ -111,6 +111,7 @@ func (p *process) metricsText() string {
 	x.family("nv_gpu_utilization", "gauge", "GPU utilization rate [0.0 - 1.0)")
 	x.sample("nv_gpu_utilization", p.core.GPU(), "gpu_uuid", "GPU-00000000-0000-0000-0000-000000000000")
 	x.trtllm(models, now)
+	x.vllm(models)
 	return x.String()
 }
 
@@ -140,6 +141,44 @@ func (x *exposition) trtllm(models []core.Loaded, now []core.Gauges) {
 			write(e, blocks, "TRT LLM KV cache block metrics", "kv_cache_block_type",
 				"fraction", used/most, "tokens_per", float64(core.TokensPerBlock), "used", used, "free", most-used, "max", most)
 		}
+	}
+}
+
+// vllm writes what the vLLM backend reports with custom metrics.
+func (x *exposition) vllm(models []core.Loaded) {
+	begun := make(map[string]bool)
+	family := func(s core.Series, kind string) {
+		if !begun[s.Name] {
+			x.family(s.Name, kind, s.Help)
+			begun[s.Name] = true
+		}
+	}
+	var all []core.Series // of the same names for every model
+	for _, e := range models {
+		if e.Model.CustomMetrics {
+			all = append(all, e.Engine.Series()...)
+		}
+	}
+	sort.SliceStable(all, func(i, k int) bool { return all[i].Name < all[k].Name })
+	for _, s := range all {
+		labels := []string{"model", s.Model.Name, "version", strconv.Itoa(s.Model.Version)}
+		if s.Bounds == nil {
+			family(s, "counter")
+			x.sample(s.Name, s.Sum, labels...)
+			continue
+		}
+		family(s, "histogram")
+		count := int64(0)
+		for i, n := range s.Counts {
+			count += n
+			bound := "+Inf"
+			if i < len(s.Bounds) {
+				bound = strconv.FormatFloat(s.Bounds[i], 'f', -1, 64)
+			}
+			x.sample(s.Name+"_bucket", float64(count), append(labels, "le", bound)...)
+		}
+		x.sample(s.Name+"_count", float64(count), labels...)
+		x.sample(s.Name+"_sum", s.Sum, labels...)
 	}
 }
 

@@ -162,7 +162,7 @@ func (p *process) drain(ctx context.Context, timeout time.Duration) int {
 func (p *process) kill(reset bool) {
 	close(p.gone)
 	for _, ln := range p.all() {
-		ln.Silence() // all at once: no slot that comes free here lets another speak
+		ln.Silence(reset) // all at once: no slot that comes free here lets another speak
 	}
 	for _, ln := range p.all() {
 		ln.Kill(reset)

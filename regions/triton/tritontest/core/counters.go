@@ -31,56 +31,10 @@ type Counters struct {
 	Queue    time.Duration // of successes, in Triton's own queue
 	Infer    time.Duration // of successes, in the backend
 	Last     time.Time     // end of the last success
-
-	Prompt, Generated int64 // tokens of successes
-
-	FirstToken, PerToken, EndToEnd Histogram // of successes
-}
-
-// Histogram counts times by the buckets of vLLM's adapter.
-type Histogram struct {
-	Counts [len(Buckets) + 1]int64 // not cumulative; the last is beyond all
-	Sum    time.Duration
-}
-
-// Buckets are upper bounds, fine enough for both tokens and requests.
-var Buckets = [...]time.Duration{
-	time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond,
-	250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2500 * time.Millisecond, 5 * time.Second, 10 * time.Second, time.Minute,
-}
-
-func (h *Histogram) add(d time.Duration) {
-	i := 0
-	for i < len(Buckets) && d > Buckets[i] {
-		i++
-	}
-	h.Counts[i]++
-	h.Sum += d
-}
-
-func (h *Histogram) merge(other Histogram) {
-	for i, n := range other.Counts {
-		h.Counts[i] += n
-	}
-	h.Sum += other.Sum
 }
 
 // timing is when a request did what.
-type timing struct {
-	arrived, begun, first, last time.Time
-	prompt, generated           int       // tokens
-	between                     Histogram // of tokens
-}
-
-// token notes a generated token.
-func (t *timing) token(now time.Time) {
-	if t.generated++; t.generated == 1 {
-		t.first = now
-	} else {
-		t.between.add(now.Sub(t.last))
-	}
-	t.last = now
-}
+type timing struct{ arrived, begun time.Time }
 
 // fail counts a request that failed.
 func (e *Engine) fail(why failure) {
@@ -110,11 +64,6 @@ func (e *Engine) count(t timing, err error) {
 		c.Queue += t.begun.Sub(t.arrived)
 		c.Infer += now.Sub(t.begun)
 		c.Last = now
-		c.Prompt += int64(t.prompt)
-		c.Generated += int64(t.generated)
-		c.FirstToken.add(t.first.Sub(t.arrived))
-		c.EndToEnd.add(now.Sub(t.arrived))
-		c.PerToken.merge(t.between)
 	}
 }
 

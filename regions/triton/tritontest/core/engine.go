@@ -25,6 +25,7 @@ type Engine struct {
 	running map[*sequence]struct{}
 	waiting []*ticket
 	counts  Counters
+	stats   backendStats
 }
 
 // sequence is one request in a slot. Its tokens (prompt and output so far) say
@@ -51,7 +52,7 @@ type Step struct {
 func (s Step) Last() bool { return s.Finish != "None" }
 
 func newEngine(s *Server, m Model) *Engine {
-	return &Engine{server: s, model: m, running: make(map[*sequence]struct{})}
+	return &Engine{server: s, model: m, running: make(map[*sequence]struct{}), stats: newBackendStats(m)}
 }
 
 // Model is what the engine runs.
@@ -145,12 +146,12 @@ func (e *Engine) generate(ctx context.Context, j *Job, q Request, emit func(Step
 		t.begun = t.arrived // the wait inside of a backend is computing to Triton
 	}
 	var text strings.Builder
-	n := 0
+	n, last := 0, t.begun
 	err = e.decode(ctx, s, q, func(one Step) error {
 		n++
 		s.tokens.Add(1)
 		j.tokens.Add(1)
-		t.token(time.Now())
+		e.observe(&last, n, q)
 		text.WriteString(one.Text)
 		switch {
 		case !q.Stream && !one.Last():
@@ -163,8 +164,10 @@ func (e *Engine) generate(ctx context.Context, j *Job, q Request, emit func(Step
 		return emit(one)
 	})
 	e.leave(s)
-	t.prompt = q.PromptTokens
 	e.count(t, err)
+	if err == nil {
+		e.observeEnd(time.Since(t.begun), n, q)
+	}
 	return err
 }
 

@@ -63,6 +63,7 @@ func TestShutdownPhases(t *testing.T) {
 		fresh := tcp(t, p.Addr())
 		_ = fresh.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 		_, err := fresh.Read(make([]byte, 1))
+		_ = fresh.Close() // one that was served after all would hold up the drain
 		return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
 	})
 	if r, err := client(t, p).ServerReady(t.Context(), &pb.ServerReadyRequest{}); err != nil || !r.Ready {

@@ -81,19 +81,20 @@ func (c *Conn) CloseWrite() error {
 	return nil
 }
 
-// silence lets no further write begin.
-func (c *Conn) silence() {
+// silence lets no further write begin. Whoever closes the connection then does so
+// with a reset, if asked for.
+func (c *Conn) silence(reset bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.dead = true
+	if l, ok := c.Conn.(interface{ SetLinger(sec int) error }); ok && reset {
+		_ = l.SetLinger(0) // fails only on a closed socket
+	}
 }
 
 // Cut closes the connection from the pod's side, with a reset if asked for.
 func (c *Conn) Cut(reset bool) {
-	c.silence()
-	if l, ok := c.Conn.(interface{ SetLinger(sec int) error }); ok && reset {
-		_ = l.SetLinger(0) // fails only on a closed socket
-	}
+	c.silence(reset)
 	_ = c.Close() // it is cut either way
 }
 

@@ -85,19 +85,20 @@ func (l *Listener) Conns() []*Conn {
 	return all
 }
 
-// Silence lets no further write begin on any connection.
-func (l *Listener) Silence() {
+// Silence lets no further write begin on any connection, and has them end with a
+// reset if asked for.
+func (l *Listener) Silence(reset bool) {
 	l.mu.Lock()
 	l.dead = true
 	l.mu.Unlock()
 	for _, c := range l.Conns() {
-		c.silence()
+		c.silence(reset)
 	}
 }
 
 // Kill closes the listener and all connections, with resets if asked for.
 func (l *Listener) Kill(reset bool) {
-	l.Silence()
+	l.Silence(reset)
 	_ = l.Close() // a listener that is closed twice is still closed
 	for _, c := range l.Conns() {
 		c.Cut(reset)
