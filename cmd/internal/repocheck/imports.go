@@ -28,6 +28,9 @@ var outside = []string{"net", "net/http", "os", "os/exec", "testing"}
 var Imports = []Rule{
 	{Packages: []string{"regions"}, StdOnly: true, Never: outside, Pure: true},
 	{Packages: []string{"regions/regionstest"}, StdOnly: true},
+	// A stub that asks DNS, whoever wants to know.
+	{Packages: []string{"regions/discovery/resolver"}},
+	{Packages: []string{"regions/discovery"}, May: []string{"regions", "regions/discovery/resolver"}},
 	{Packages: []string{"regions/discovery/..."}, May: []string{"regions", "regions/discovery"}},
 	// The generated messages of Triton's gRPC protocol.
 	{Packages: []string{"regions/triton/inferencepb"}},
