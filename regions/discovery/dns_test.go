@@ -83,7 +83,7 @@ func ids(pods []regions.Pod) string {
 
 // run runs a source in a bubble until the function returns; what it emits is
 // appended to the list that the function is given.
-func run(t *testing.T, d *discovery.DNS, f func(emitted *[][]regions.Pod)) {
+func run(t *testing.T, d discovery.Source, f func(emitted *[][]regions.Pod)) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var emitted [][]regions.Pod
