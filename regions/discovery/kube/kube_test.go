@@ -387,7 +387,7 @@ func TestLogs(t *testing.T) {
 		}
 		s.Report(slog.New(slog.NewTextHandler(into, nil)), discovery.NewMetrics(nil))
 	}
-	klog.TODO().Error(fmt.Errorf("no such file"), "Unable to rotate token")
+	klog.Background().Error(fmt.Errorf("no such file"), "Unable to rotate token")
 	if second.Len() > 0 {
 		t.Errorf("by the second logger: %s", second.String())
 	}
