@@ -79,13 +79,18 @@ func TestDaemons(t *testing.T) {
 			{"agent.yaml", "body: 100MiB", "body: 200MiB", "proxy-body-size is 100m, body 200MiB"},
 		}},
 		{"discovery", checkDiscovery, []spoilt{
-			{"agent.yaml", "triton-llama.inference.svc", "triton.inference.svc", "no headless Service has the name triton.inference.svc"},
-			{"agent.yaml", "svc.cluster.local.", "svc.cluster.local", "no headless Service has the name"},
+			{"agent.yaml", "- type: kubernetes\n          name: triton-llama", "- type: kubernetes\n          name: triton", "there is no Service triton in inference"},
+			{"agent.yaml", "          namespace: inference\n", "          namespace: default\n", "there is no Service triton-llama in default"},
+			{"triton.yaml", "{name: http, port: 8000", "{name: web, port: 8000", "triton-llama has no port http"},
+			{"triton.yaml", "{name: metrics, port: 8002, targetPort: metrics}", "", "triton-llama has no port metrics"},
+			{"triton.yaml", "{name: http, port: 8000, targetPort: http}", "{name: http, port: 8000, targetPort: grpc}", "the port http is grpc of triton-llama"},
+			{"agent.yaml", slicesSource, dnsSource("triton.inference.svc.cluster.local.", 8000, 8002), "no headless Service has the name triton.inference.svc"},
+			{"agent.yaml", slicesSource, dnsSource("triton-llama.inference.svc.cluster.local", 8000, 8002), "no headless Service has the name"},
+			{"agent.yaml", slicesSource, dnsSource("triton-llama.inference.svc.cluster.local.", 8000, 8003), "triton-llama has no TCP port 8003"},
+			{"agent.yaml", slicesSource, dnsSource("triton-llama.inference.svc.cluster.local.", 8001, 8002), "8001 is the port grpc of triton-llama, not http"},
 			{"triton.yaml", "clusterIP: None", "clusterIP: \"\"", "no headless Service has the name"},
 			{"triton.yaml", "publishNotReadyAddresses: true", "", "leaves out pods that are not ready"},
 			{"triton.yaml", "ipFamilyPolicy: SingleStack", "ipFamilyPolicy: PreferDualStack", "may have two addresses for a pod"},
-			{"agent.yaml", "metrics_port: 8002", "metrics_port: 8003", "triton-llama has no TCP port 8003"},
-			{"agent.yaml", "http_port: 8000", "http_port: 8001", "8001 is the port grpc of triton-llama, not http"},
 		}},
 		{"triton", checkTriton, []spoilt{
 			{"triton.yaml", "--exit-timeout-secs", "--exit-timeout", "Triton has no flag --exit-timeout"},
@@ -143,11 +148,11 @@ type settings struct {
 			Slots int64
 		}
 		Discovery []struct {
-			Type, Name  string
-			HTTPPort    int      `json:"http_port"`
-			MetricsPort int      `json:"metrics_port"`
-			GRPCPort    int      `json:"grpc_port"`
-			Models      []string `json:"models"`
+			Type, Name, Namespace string
+			HTTPPort              int      `json:"http_port"`
+			MetricsPort           int      `json:"metrics_port"`
+			GRPCPort              int      `json:"grpc_port"`
+			Models                []string `json:"models"`
 		}
 		Listen []string
 		TLS    map[string]string
@@ -545,6 +550,16 @@ func checkTimes(w *world) problems {
 	return found
 }
 
+// slicesSource is the source of pods in the manifest, and dnsSource the other that a
+// comment there offers.
+const slicesSource = "- type: kubernetes\n          name: triton-llama\n          namespace: inference\n          models: [llama]\n"
+
+func dnsSource(name string, http, metrics int) string {
+	return fmt.Sprintf("- {type: dns, name: %s, http_port: %d, metrics_port: %d, models: [llama]}\n", name, http, metrics)
+}
+
+// checkDiscovery wants the Service that a source is for, whatever the source's type,
+// so that either can be chosen.
 func checkDiscovery(w *world) problems {
 	all, found := w.daemons()
 	for _, d := range all {
@@ -552,6 +567,11 @@ func checkDiscovery(w *world) problems {
 			continue
 		}
 		for _, src := range d.Agent.Discovery {
+			at := place(d.String() + ": " + src.Name)
+			if src.Type == "kubernetes" {
+				checkSlices(w, at, src.Name, src.Namespace, &found)
+				src.Name += "." + src.Namespace + ".svc.cluster.local."
+			}
 			var s *corev1.Service
 			for name, x := range get[*corev1.Service](w) {
 				if name+"."+x.Namespace+".svc.cluster.local." == src.Name && x.Spec.ClusterIP == corev1.ClusterIPNone {
@@ -562,7 +582,6 @@ func checkDiscovery(w *world) problems {
 				found.add(d, "no headless Service has the name %s", src.Name)
 				continue
 			}
-			at := place(d.String() + ": " + src.Name)
 			if !s.Spec.PublishNotReadyAddresses {
 				found.add(at, "leaves out pods that are not ready")
 			}
@@ -584,6 +603,28 @@ func checkDiscovery(w *world) problems {
 		}
 	}
 	return found
+}
+
+// checkSlices wants a Service with ports that are named for what the pods have there.
+func checkSlices(w *world, at place, name, namespace string, found *problems) {
+	s := get[*corev1.Service](w)[name]
+	if s == nil || s.Namespace != namespace {
+		found.add(at, "there is no Service %s in %s", name, namespace)
+		return
+	}
+	to := w.selects(&metav1.LabelSelector{MatchLabels: s.Spec.Selector})
+	for _, want := range []string{"http", "grpc", "metrics"} {
+		i := slices.IndexFunc(s.Spec.Ports, func(p corev1.ServicePort) bool { return p.Name == want })
+		if i < 0 {
+			found.add(at, "the Service %s has no port %s", name, want)
+			continue
+		}
+		for _, x := range to {
+			if p, ok := x.port(s.Spec.Ports[i].TargetPort.String(), corev1.ProtocolTCP); ok && p.Name != want {
+				found.add(at, "the port %s is %s of %s", want, p.Name, x.GetName())
+			}
+		}
+	}
 }
 
 // tritonFlags are flags that Triton has.

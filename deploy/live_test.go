@@ -281,7 +281,7 @@ func TestLive(t *testing.T) {
 		}
 		c.start(d, agent, func(s map[string]any) {
 			s["gossip"].(map[string]any)["seeds"] = []string{director + ":7946"}
-			// There is no cluster's DNS here.
+			// There is no cluster here.
 			s["agent"].(map[string]any)["discovery"] = []map[string]any{{"type": "static", "pods": []map[string]any{
 				{"name": "triton-0", "http": pod + ":8000", "metrics": pod + ":8002"},
 			}}}

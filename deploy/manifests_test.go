@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 )
@@ -23,16 +24,18 @@ import (
 
 // kinds are what the manifests may hold.
 var kinds = map[string]func() metav1.Object{
-	"v1/ConfigMap":                           func() metav1.Object { return new(corev1.ConfigMap) },
-	"v1/PersistentVolumeClaim":               func() metav1.Object { return new(corev1.PersistentVolumeClaim) },
-	"v1/Service":                             func() metav1.Object { return new(corev1.Service) },
-	"v1/ServiceAccount":                      func() metav1.Object { return new(corev1.ServiceAccount) },
-	"apps/v1/Deployment":                     func() metav1.Object { return new(appsv1.Deployment) },
-	"apps/v1/StatefulSet":                    func() metav1.Object { return new(appsv1.StatefulSet) },
-	"autoscaling/v2/HorizontalPodAutoscaler": func() metav1.Object { return new(autoscalingv2.HorizontalPodAutoscaler) },
-	"networking.k8s.io/v1/Ingress":           func() metav1.Object { return new(networkingv1.Ingress) },
-	"networking.k8s.io/v1/NetworkPolicy":     func() metav1.Object { return new(networkingv1.NetworkPolicy) },
-	"policy/v1/PodDisruptionBudget":          func() metav1.Object { return new(policyv1.PodDisruptionBudget) },
+	"v1/ConfigMap":                             func() metav1.Object { return new(corev1.ConfigMap) },
+	"v1/PersistentVolumeClaim":                 func() metav1.Object { return new(corev1.PersistentVolumeClaim) },
+	"v1/Service":                               func() metav1.Object { return new(corev1.Service) },
+	"v1/ServiceAccount":                        func() metav1.Object { return new(corev1.ServiceAccount) },
+	"apps/v1/Deployment":                       func() metav1.Object { return new(appsv1.Deployment) },
+	"apps/v1/StatefulSet":                      func() metav1.Object { return new(appsv1.StatefulSet) },
+	"autoscaling/v2/HorizontalPodAutoscaler":   func() metav1.Object { return new(autoscalingv2.HorizontalPodAutoscaler) },
+	"networking.k8s.io/v1/Ingress":             func() metav1.Object { return new(networkingv1.Ingress) },
+	"networking.k8s.io/v1/NetworkPolicy":       func() metav1.Object { return new(networkingv1.NetworkPolicy) },
+	"policy/v1/PodDisruptionBudget":            func() metav1.Object { return new(policyv1.PodDisruptionBudget) },
+	"rbac.authorization.k8s.io/v1/Role":        func() metav1.Object { return new(rbacv1.Role) },
+	"rbac.authorization.k8s.io/v1/RoleBinding": func() metav1.Object { return new(rbacv1.RoleBinding) },
 }
 
 // object is one document.
@@ -284,7 +287,7 @@ func TestManifestsDecode(t *testing.T) {
 	}
 	for _, kind := range []string{
 		"Deployment", "StatefulSet", "ConfigMap", "PodDisruptionBudget", "NetworkPolicy", "HorizontalPodAutoscaler",
-		"ClusterIP", "NodePort", "LoadBalancer", "Ingress",
+		"ClusterIP", "NodePort", "LoadBalancer", "Ingress", "ServiceAccount", "Role", "RoleBinding",
 	} {
 		if !have[kind] {
 			t.Errorf("there is no %s", kind)
@@ -296,6 +299,7 @@ func TestManifestsDecode(t *testing.T) {
 		{"agent.yaml", "replicas: 2", `replicas: "2"`, "cannot unmarshal string"},
 		{"agent.yaml", "kind: Deployment", "kind: Deploymend", "unknown kind apps/v1/Deploymend"},
 		{"agent.yaml", "apps/v1", "apps/v1beta1", "unknown kind apps/v1beta1/Deployment"},
+		{"agent.yaml", "verbs: [get", "verb: [get", `unknown field "verb"`},
 		{"agent.yaml", "cpu: 500m", "cpu: 500 m", "quantities must match"},
 		{"triton.yaml", "name: triton-llama\n  namespace: inference\nspec:\n  clusterIP", "name: triton-llama\nspec:\n  clusterIP", `is in the namespace ""`},
 		{"service-nodeport.yaml", "triton-inference-nodeport", "triton-inference", "is not the only one"},

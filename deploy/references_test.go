@@ -64,7 +64,8 @@ func TestReferences(t *testing.T) {
 			{"agent.yaml", "serviceAccountName: rhumb-agent", "serviceAccountName: rhumb", "there is no ServiceAccount rhumb"},
 		}},
 		{"safety", checkSafety, []spoilt{
-			{"agent.yaml", "      automountServiceAccountToken: false", "", "mounts a token"},
+			{"director.yaml", "      automountServiceAccountToken: false", "", "mounts a token"},
+			{"triton.yaml", "      automountServiceAccountToken: false", "      automountServiceAccountToken: true", "mounts a token"},
 			{"agent.yaml", "readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "can write its root"},
 			{"agent.yaml", "drop: [ALL]", "drop: [NET_RAW]", "keeps capabilities"},
 			{"triton.yaml", "runAsNonRoot: true", "runAsNonRoot: false", "may run as root"},
@@ -277,9 +278,10 @@ func checkVolumes(w *world) (found problems) {
 // our own containers.
 func checkSafety(w *world) (found problems) {
 	is := func(b *bool, want bool) bool { return b != nil && *b == want }
+	asks := w.asking()
 	for _, x := range w.workloads() {
 		spec := &x.pod.Spec
-		if !is(spec.AutomountServiceAccountToken, false) {
+		if !is(spec.AutomountServiceAccountToken, false) && !asks[x.String()] {
 			found.add(x, "mounts a token that nothing uses")
 		}
 		if !is(spec.EnableServiceLinks, false) {

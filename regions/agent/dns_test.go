@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/discovery"
+	"github.com/rhumb-lb/rhumb/regions/discovery/resolver"
 	"github.com/rhumb-lb/rhumb/regions/regionstest"
 	"github.com/rhumb-lb/rhumb/regions/triton/tritontest"
 )
@@ -28,14 +28,15 @@ func (h *headless) set(addrs ...netip.Addr) {
 	h.addrs = addrs
 }
 
-// LookupNetIP implements discovery.Resolver.
-func (h *headless) LookupNetIP(_ context.Context, network, host string) ([]netip.Addr, error) {
+// Lookup implements discovery.Resolver.
+func (h *headless) Lookup(_ context.Context, _ string, t resolver.Type) (resolver.Answer, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if network != "ip4" || len(h.addrs) == 0 {
-		return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+	a := resolver.Answer{TTL: time.Second}
+	if t == resolver.A {
+		a.Addrs = slices.Clone(h.addrs)
 	}
-	return slices.Clone(h.addrs), nil
+	return a, nil
 }
 
 // TestPodsByName: an agent finds pods by a name, takes in one that comes, and

@@ -61,22 +61,27 @@ func Validate(pods []regions.Pod) error {
 // validateAddresses reports the first address that can't be dialled. Only the
 // HTTP address is required.
 func validateAddresses(p regions.Pod) error {
-	for _, a := range []struct {
+	type address struct {
 		name     string
 		addr     netip.AddrPort
 		required bool
-	}{{"HTTP", p.HTTP, true}, {"GRPC", p.GRPC, false}, {"metrics", p.Metrics, false}} {
+	}
+	all := [...]address{{"HTTP", p.HTTP, true}, {"GRPC", p.GRPC, false}, {"OpenAI", p.OpenAI, false}, {"metrics", p.Metrics, false}}
+	for i, a := range all {
 		switch {
 		case a.addr == netip.AddrPort{} && !a.required:
+			continue
 		case !a.addr.IsValid():
 			return fmt.Errorf("it has no %s address; set it to the address and port of the KServe v2 server, like 10.0.0.7:8000", a.name)
 		case a.addr.Port() == 0 || a.addr.Addr().IsUnspecified():
 			return fmt.Errorf("its %s address %s can't be dialled; it needs a port and the pod's own address", a.name, a.addr)
 		}
-	}
-	if p.HTTP == p.Metrics {
-		// Triton's metrics server answers 200 to any path, a probe's included.
-		return fmt.Errorf("its HTTP and metrics addresses are both %s; Triton serves HTTP at port 8000 and metrics at 8002 unless told otherwise", p.HTTP)
+		for _, b := range all[:i] {
+			if a.addr == b.addr {
+				// Triton's metrics server answers 200 to any path, a probe's included.
+				return fmt.Errorf("its %s and %s addresses are both %s; Triton serves HTTP at port 8000, gRPC at 8001, metrics at 8002 and OpenAI at 9000 unless told otherwise", b.name, a.name, a.addr)
+			}
+		}
 	}
 	return nil
 }

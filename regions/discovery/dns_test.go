@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/discovery"
+	"github.com/rhumb-lb/rhumb/regions/discovery/resolver"
 )
 
 var discardLog = slog.New(slog.DiscardHandler)
@@ -26,7 +26,7 @@ var discardLog = slog.New(slog.DiscardHandler)
 const service = "triton-llama.inference.svc.cluster.local."
 
 // names is a resolver whose answers a test changes: addresses with spaces
-// between, "none", "hosts", "error", or "hang" until the lookup's time is up.
+// between, "none", "error", or "hang" until the lookup's time is up.
 type names struct {
 	mu      sync.Mutex
 	answers map[string]string // by network; guarded by mu
@@ -39,8 +39,10 @@ func (n *names) set(v4, v6 string) {
 	n.answers = map[string]string{"ip4": v4, "ip6": v6}
 }
 
-// LookupNetIP implements discovery.Resolver.
-func (n *names) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+// Lookup implements discovery.Resolver. Each answer holds for two seconds.
+func (n *names) Lookup(ctx context.Context, _ string, t resolver.Type) (resolver.Answer, error) {
+	network := map[resolver.Type]string{resolver.A: "ip4", resolver.AAAA: "ip6"}[t]
+	out := resolver.Answer{TTL: 2 * time.Second}
 	n.mu.Lock()
 	answer := n.answers[network]
 	if n.asked == nil {
@@ -50,18 +52,15 @@ func (n *names) LookupNetIP(ctx context.Context, network, host string) ([]netip.
 	n.mu.Unlock()
 	switch answer {
 	case "none":
-		return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+		return out, nil
 	case "error":
-		return nil, &net.DNSError{Err: "server misbehaving", Name: host, IsTemporary: true}
-	case "hosts": // the name is in the hosts file, in the other family
-		return nil, &net.AddrError{Err: "no suitable address found", Addr: host}
+		return resolver.Answer{}, errors.New("server misbehaving")
 	case "hang":
 		<-ctx.Done()
-		return nil, ctx.Err()
+		return resolver.Answer{}, ctx.Err()
 	}
-	var out []netip.Addr
 	for _, text := range strings.Fields(answer) {
-		out = append(out, netip.MustParseAddr(text))
+		out.Addrs = append(out.Addrs, netip.MustParseAddr(text))
 	}
 	return out, nil
 }
@@ -84,7 +83,7 @@ func ids(pods []regions.Pod) string {
 
 // run runs a source in a bubble until the function returns; what it emits is
 // appended to the list that the function is given.
-func run(t *testing.T, d *discovery.DNS, f func(emitted *[][]regions.Pod)) {
+func run(t *testing.T, d discovery.Source, f func(emitted *[][]regions.Pod)) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var emitted [][]regions.Pod
@@ -153,17 +152,17 @@ func TestDNSOverTime(t *testing.T) {
 		}},
 		{"no addresses are believed when repeated for half a minute", []step{
 			{v4: "10.0.0.1 10.0.0.2", v6: "none", want: "10.0.0.1:8000 10.0.0.2:8000", emits: 1},
-			{v4: "none", v6: "none", rounds: 15, want: "10.0.0.1:8000 10.0.0.2:8000"},
+			{v4: "none", v6: "none", rounds: 16, want: "10.0.0.1:8000 10.0.0.2:8000"},
 			{v4: "none", v6: "none", want: "", emits: 1},
 			{v4: "none", v6: "none", rounds: 50, want: ""},
 			{v4: "10.0.0.9", v6: "none", want: "10.0.0.9:8000", emits: 1},
 		}},
 		{"an answer between takes the repetition back, an error does not add to it", []step{
 			{v4: "10.0.0.1", v6: "none", want: "10.0.0.1:8000", emits: 1},
-			{v4: "none", v6: "none", rounds: 15, want: "10.0.0.1:8000"},
+			{v4: "none", v6: "none", rounds: 16, want: "10.0.0.1:8000"},
 			{v4: "error", v6: "error", rounds: 50, want: "10.0.0.1:8000"},
 			{v4: "10.0.0.1", v6: "none", want: "10.0.0.1:8000"},
-			{v4: "none", v6: "none", rounds: 15, want: "10.0.0.1:8000"},
+			{v4: "none", v6: "none", rounds: 16, want: "10.0.0.1:8000"},
 			{v4: "none", v6: "none", want: "", emits: 1},
 		}},
 		{"nothing is said before there is anything to say", []step{
@@ -174,9 +173,11 @@ func TestDNSOverTime(t *testing.T) {
 		{"one family's word is enough if it has pods", []step{
 			{v4: "error", v6: "fd00::1", want: "[fd00::1]:8000", emits: 1},
 		}},
-		{"a name of the hosts file in one family", []step{
-			{v4: "hosts", v6: "fd00::1", want: "[fd00::1]:8000", emits: 1},
-			{v4: "hosts", v6: "none", rounds: 16, want: "", emits: 1},
+		{"the first pods that are back after a spell of nothing do not cost the others", []step{
+			{v4: "10.0.0.1 10.0.0.2 10.0.0.3", v6: "none", want: "10.0.0.1:8000 10.0.0.2:8000 10.0.0.3:8000", emits: 1},
+			{v4: "none", v6: "none", rounds: 16, want: "10.0.0.1:8000 10.0.0.2:8000 10.0.0.3:8000"},
+			{v4: "10.0.0.2", v6: "none", rounds: 2, want: "10.0.0.1:8000 10.0.0.2:8000 10.0.0.3:8000"},
+			{v4: "10.0.0.2 10.0.0.3", v6: "none", want: "10.0.0.2:8000 10.0.0.3:8000", emits: 1},
 		}},
 		{"what no pod can have is left out", []step{
 			{v4: "0.0.0.0 10.0.0.1 224.0.0.1 10.0.0.1", v6: ":: fe80::1 ff02::1 ::ffff:10.0.0.2", want: "10.0.0.1:8000 10.0.0.2:8000", emits: 1},
@@ -418,3 +419,8 @@ func TestNewDNSRefuses(t *testing.T) {
 		t.Error(errors.Join(errors.New("good options are refused"), err))
 	}
 }
+
+// resolverAddr is the address of a target by its letter.
+func resolverAddr(name string) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, name[0]}) }
+
+func resolverAddrs(text string) []netip.Addr { return []netip.Addr{netip.MustParseAddr(text)} }

@@ -2,160 +2,117 @@ package discovery_test
 
 import (
 	"context"
-	"encoding/binary"
+	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/netip"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
-	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/discovery"
+	"github.com/rhumb-lb/rhumb/regions/discovery/resolver"
 	"github.com/rhumb-lb/rhumb/regions/regionstest"
 )
 
-// server is a name server on loopback, by UDP and TCP, that answers every
-// question in one way.
-type server struct {
-	t     *testing.T
-	rcode dnsmessage.RCode
-	addrs []netip.Addr
-	udp   net.PacketConn
-	tcp   net.Listener
-}
-
-func serve(t *testing.T, rcode dnsmessage.RCode, addrs ...netip.Addr) *server {
+// serve is a DNS server on loopback, by UDP and TCP on one port, that gives the
+// records of the question's type, or a code.
+func serve(t *testing.T, rcode int, records ...string) discovery.Resolver {
 	t.Helper()
-	tcp, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	var config net.ListenConfig
+	l, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	udp, err := new(net.ListenConfig).ListenPacket(t.Context(), "udp", tcp.Addr().String())
+	p, err := config.ListenPacket(t.Context(), "udp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{t: t, rcode: rcode, addrs: addrs, udp: udp, tcp: tcp}
-	var g sync.WaitGroup
-	g.Go(s.serveUDP)
-	g.Go(s.serveTCP)
-	t.Cleanup(func() {
-		_, _ = udp.Close(), tcp.Close()
-		g.Wait()
-	})
-	return s
-}
-
-// maxUDP is what the questions' EDNS allows an answer by UDP.
-const maxUDP = 1232
-
-func (s *server) serveUDP() {
-	buf := make([]byte, maxUDP)
-	for {
-		n, from, err := s.udp.ReadFrom(buf)
-		if err != nil {
-			return
-		}
-		answer := s.answer(buf[:n], s.addrs, false)
-		if len(answer) > maxUDP {
-			answer = s.answer(buf[:n], nil, true)
-		}
-		_, _ = s.udp.WriteTo(answer, from)
-	}
-}
-
-func (s *server) serveTCP() {
-	for {
-		c, err := s.tcp.Accept()
-		if err != nil {
-			return
-		}
-		var size [2]byte
-		if _, err := io.ReadFull(c, size[:]); err == nil {
-			question := make([]byte, binary.BigEndian.Uint16(size[:]))
-			if _, err := io.ReadFull(c, question); err == nil {
-				answer := s.answer(question, s.addrs, false)
-				_, _ = c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(answer))), answer...))
+	answer := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		m := new(dns.Msg)
+		m.SetRcode(q, rcode)
+		m.RecursionAvailable = true
+		for _, text := range records {
+			rr, err := dns.NewRR(text)
+			if err != nil {
+				panic(err)
+			}
+			if rr.Header().Name == q.Question[0].Name && rr.Header().Rrtype == q.Question[0].Qtype {
+				m.Answer = append(m.Answer, rr)
 			}
 		}
-		_ = c.Close()
-	}
-}
-
-func (s *server) answer(question []byte, addrs []netip.Addr, truncated bool) []byte {
-	var p dnsmessage.Parser
-	h, err := p.Start(question)
-	if err != nil {
-		s.t.Errorf("a question that is none: %v", err)
-		return nil
-	}
-	q, err := p.Question()
-	if err != nil || q.Name.String() != service {
-		s.t.Errorf("asked for %v, %v", q.Name, err)
-		return nil
-	}
-	m := dnsmessage.Message{
-		Header:    dnsmessage.Header{ID: h.ID, Response: true, Authoritative: true, RecursionAvailable: true, RCode: s.rcode, Truncated: truncated},
-		Questions: []dnsmessage.Question{q},
-	}
-	for _, a := range addrs {
-		r := dnsmessage.Resource{Header: dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 5}}
-		switch {
-		case a.Is4() && q.Type == dnsmessage.TypeA:
-			r.Body = &dnsmessage.AResource{A: a.As4()}
-		case a.Is6() && q.Type == dnsmessage.TypeAAAA:
-			r.Body = &dnsmessage.AAAAResource{AAAA: a.As16()}
-		default:
-			continue
+		if w.LocalAddr().Network() == "udp" {
+			m.Truncate(1232)
 		}
-		m.Answers = append(m.Answers, r)
+		_ = w.WriteMsg(m)
+	})
+	servers := []*dns.Server{{PacketConn: p, Handler: answer}, {Listener: l, Handler: answer}}
+	var g sync.WaitGroup
+	for _, s := range servers {
+		started := make(chan struct{})
+		s.NotifyStartedFunc = func() { close(started) }
+		g.Go(func() { _ = s.ActivateAndServe() })
+		<-started
 	}
-	out, err := m.Pack()
-	if err != nil {
-		s.t.Errorf("pack an answer: %v", err)
-	}
-	return out
+	t.Cleanup(func() {
+		for _, s := range servers {
+			_ = s.Shutdown()
+		}
+		g.Wait()
+	})
+	o := resolver.DefaultOptions()
+	o.Servers, o.Hosts = []string{l.Addr().String()}, ""
+	return resolver.New(o)
 }
 
-// resolver asks only this server.
-func (s *server) resolver() *net.Resolver {
-	return &net.Resolver{PreferGo: true, StrictErrors: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, network, s.tcp.Addr().String())
-	}}
-}
-
-// TestDNSOnTheWire asks a real server with Go's own resolver, to see that what a
-// server says arrives in the sense that the source takes it.
+// TestDNSOnTheWire asks a real server, to see that what a server says arrives in
+// the sense that the source takes it.
 func TestDNSOnTheWire(t *testing.T) {
 	const patience = 20 * time.Second
-	v4, v6 := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")
-	var many []netip.Addr
+	const v4, v6 = service + " 5 A 10.0.0.1", service + " 5 AAAA fd00::1"
+	const srv = service + " 5 SRV 10 0 9000 a.example."
+	var many []string
 	for i := range 200 {
-		many = append(many, netip.AddrFrom4([4]byte{10, 1, 0, byte(i)}))
+		many = append(many, fmt.Sprintf("%s 5 A 10.1.0.%d", service, i))
 	}
 	for _, c := range []struct {
-		what  string
-		rcode dnsmessage.RCode
-		addrs []netip.Addr
-		want  string // the first set, IDs or their number; "-" none
+		what    string
+		srv     bool
+		rcode   int
+		records []string
+		want    string // the first set, IDs or their number; "-" none
 	}{
-		{"both families", dnsmessage.RCodeSuccess, []netip.Addr{v4, v6}, "10.0.0.1:8000 [fd00::1]:8000"},
-		{"one family, none of the other", dnsmessage.RCodeSuccess, []netip.Addr{v6}, "[fd00::1]:8000"},
-		{"more than a packet holds, by TCP", dnsmessage.RCodeSuccess, many, "200 pods"},
-		{"no such name", dnsmessage.RCodeNameError, nil, ""},
-		{"a name without addresses", dnsmessage.RCodeSuccess, nil, ""},
-		{"a server in trouble", dnsmessage.RCodeServerFailure, nil, "-"},
-		{"a server that refuses", dnsmessage.RCodeRefused, nil, "-"},
+		{"both families", false, dns.RcodeSuccess, []string{v4, v6}, "10.0.0.1:8000 [fd00::1]:8000"},
+		{"one family, none of the other", false, dns.RcodeSuccess, []string{v6}, "[fd00::1]:8000"},
+		{"more than a packet holds, by TCP", false, dns.RcodeSuccess, many, "200 pods"},
+		{"no such name", false, dns.RcodeNameError, nil, ""},
+		{"a name without addresses", false, dns.RcodeSuccess, nil, ""},
+		{"a server in trouble", false, dns.RcodeServerFailure, nil, "-"},
+		{"a server that refuses", false, dns.RcodeRefused, nil, "-"},
+		{"SRV, a target of both families is one pod", true, dns.RcodeSuccess,
+			[]string{srv, "a.example. 5 A 10.0.0.1", "a.example. 5 AAAA fd00::1"}, "10.0.0.1:9000"},
+		{"SRV, two on a machine, and one with IPv6 only", true, dns.RcodeSuccess,
+			[]string{srv, service + " 5 SRV 10 0 9001 a.example.", service + " 5 SRV 10 0 9000 b.example.", "a.example. 5 A 10.0.0.1", "b.example. 5 AAAA fd00::1"},
+			"10.0.0.1:9000 10.0.0.1:9001 [fd00::1]:9000"},
+		{"SRV, those of the second priority are left alone", true, dns.RcodeSuccess,
+			[]string{srv, service + " 5 SRV 20 0 9000 b.example.", "a.example. 5 A 10.0.0.1", "b.example. 5 A 10.0.0.2"}, "10.0.0.1:9000"},
+		{"SRV without records", true, dns.RcodeSuccess, nil, ""},
+		{"SRV that says that there is no such service", true, dns.RcodeSuccess, []string{service + " 5 SRV 0 0 0 ."}, ""},
+		{"SRV of a server in trouble", true, dns.RcodeServerFailure, nil, "-"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			t.Parallel()
-			d, err := discovery.NewDNS(options(serve(t, c.rcode, c.addrs...).resolver()))
+			o := options(serve(t, c.rcode, c.records...))
+			o.SRV = c.srv
+			d, err := discovery.NewDNS(o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -177,7 +134,7 @@ func TestDNSOnTheWire(t *testing.T) {
 			if c.want != "-" {
 				pods := <-sets
 				got = ids(pods)
-				if len(pods) > 2 {
+				if len(pods) > 3 {
 					got = fmt.Sprint(len(pods), " pods")
 				}
 			}
@@ -215,5 +172,124 @@ func TestDNSAsksHere(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// lookups is a resolver by a function.
+type lookups func(name string, t resolver.Type) (resolver.Answer, error)
+
+func (f lookups) Lookup(_ context.Context, name string, t resolver.Type) (resolver.Answer, error) {
+	return f(name, t)
+}
+
+// TestDNSAsksAgain: when an answer's time is over, within bounds, and soon after
+// one that failed.
+func TestDNSAsksAgain(t *testing.T) {
+	for _, c := range []struct {
+		v4, v6 time.Duration
+		err    error
+		want   time.Duration
+	}{
+		{5 * time.Second, 30 * time.Second, nil, 5 * time.Second},
+		{30 * time.Second, 3 * time.Second, nil, 3 * time.Second},
+		{0, time.Minute, nil, time.Second},
+		{24 * time.Hour, time.Hour, nil, 30 * time.Second},
+		{time.Minute, time.Minute, errors.New("away"), 2 * time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var asked []time.Time
+			d, err := discovery.NewDNS(options(lookups(func(_ string, typ resolver.Type) (resolver.Answer, error) {
+				if typ == resolver.A {
+					asked = append(asked, time.Now())
+					return resolver.Answer{TTL: c.v4}, nil
+				}
+				return resolver.Answer{TTL: c.v6}, c.err
+			})))
+			if err != nil {
+				t.Fatal(err)
+			}
+			run(t, d, func(*[][]regions.Pod) { pass(10*c.want + c.want/2) })
+			if len(asked) != 11 || asked[1].Sub(asked[0]) != c.want {
+				t.Errorf("answers that hold for %v and %v, %v: asked %d times, first after %v, want %v", c.v4, c.v6, c.err, len(asked), asked[1].Sub(asked[0]), c.want)
+			}
+		})
+	}
+}
+
+// TestSRVOverTime: a target whose address nobody could say keeps its pod and hides
+// no others, and the addresses that come along need no questions.
+func TestSRVOverTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var step, asked atomic.Int32
+		d, err := discovery.NewDNS(func() discovery.DNSOptions {
+			o := options(lookups(func(name string, typ resolver.Type) (resolver.Answer, error) {
+				a := resolver.Answer{TTL: 2 * time.Second}
+				if typ == resolver.SRV {
+					for _, n := range []string{"a.", "b.", "c."}[:min(3, 2+step.Load())] {
+						a.Targets = append(a.Targets, resolver.Target{Name: n, Port: 9000})
+					}
+					if step.Load() == 2 {
+						a.Targets = a.Targets[1:] // also without a.
+					}
+					return a, nil
+				}
+				asked.Add(1)
+				if name == "b." && step.Load() >= 1 {
+					return a, errors.New("away")
+				}
+				if typ == resolver.A {
+					a.Addrs = append(a.Addrs, resolverAddr(name))
+				}
+				return a, nil
+			}))
+			o.SRV, o.MetricsPort, o.GRPCPort, o.OpenAIPort = true, 8002, 8001, 9100
+			return o
+		}())
+		if err != nil {
+			t.Fatal(err)
+		}
+		run(t, d, func(emitted *[][]regions.Pod) {
+			last := func() string { return ids((*emitted)[len(*emitted)-1]) }
+			p := (*emitted)[0][0]
+			if last() != "10.0.0.97:9000 10.0.0.98:9000" || p.Metrics.Port() != 8002 || p.GRPC.Port() != 8001 || p.OpenAI.Port() != 9100 || asked.Load() != 2 {
+				t.Fatalf("got %s, %+v after %d questions", last(), p, asked.Load())
+			}
+			step.Store(1) // c. comes, b.'s address is not known any more
+			pass(2 * time.Second)
+			if last() != "10.0.0.97:9000 10.0.0.98:9000 10.0.0.99:9000" {
+				t.Errorf("one target that is away hides another: %s", last())
+			}
+			step.Store(2) // a. is gone, but with b. away nothing says which are
+			pass(time.Minute)
+			if last() != "10.0.0.97:9000 10.0.0.98:9000 10.0.0.99:9000" {
+				t.Errorf("a part of an answer took pods away: %s", last())
+			}
+		})
+	})
+}
+
+// TestSRVGivenAlong: the addresses that come with SRV records are those of the
+// family that is wanted.
+func TestSRVGivenAlong(t *testing.T) {
+	for family, want := range map[string]string{"": "10.0.0.97:9000", "ip4": "10.0.0.97:9000", "ip6": "[fd00::1]:9000"} {
+		synctest.Test(t, func(t *testing.T) {
+			o := options(lookups(func(name string, typ resolver.Type) (resolver.Answer, error) {
+				if typ != resolver.SRV {
+					t.Errorf("asked for %s %v", name, typ)
+				}
+				target := resolver.Target{Name: "a.", Port: 9000, Addrs: slices.Concat(resolverAddrs("fd00::1"), resolverAddrs("10.0.0.97"))}
+				return resolver.Answer{TTL: time.Second, Targets: []resolver.Target{target, target}}, nil
+			}))
+			o.SRV, o.Family = true, family
+			d, err := discovery.NewDNS(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			run(t, d, func(emitted *[][]regions.Pod) {
+				if got := ids((*emitted)[0]); got != want {
+					t.Errorf("family %q: got %s, want %s", family, got, want)
+				}
+			})
+		})
 	}
 }

@@ -5,6 +5,7 @@ import "github.com/prometheus/client_golang/prometheus"
 // Metrics count what the sources of one agent do.
 type Metrics struct {
 	lookups *prometheus.CounterVec
+	healed  *prometheus.CounterVec
 	gone    *prometheus.GaugeVec
 	pods    *prometheus.GaugeVec
 }
@@ -15,8 +16,12 @@ func NewMetrics(registry *prometheus.Registry) *Metrics {
 	m := &Metrics{
 		lookups: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rhumb_discovery_lookups_total",
-			Help: "Lookups of a name that has pods, one for each family, by result: found, none or error.",
+			Help: "Lookups of a name that has pods, one for each family or for SRV, by result: found, none or error.",
 		}, []string{"name", "result"}),
+		healed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rhumb_discovery_healed_total",
+			Help: "EndpointSlices that a complete list found to differ from what the watch had told.",
+		}, []string{"name"}),
 		gone: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "rhumb_discovery_away",
 			Help: "1 while a source of pods does not answer and its pods stay as they were.",
@@ -27,7 +32,7 @@ func NewMetrics(registry *prometheus.Registry) *Metrics {
 		}, []string{"name"}),
 	}
 	if registry != nil {
-		registry.MustRegister(m.lookups, m.gone, m.pods)
+		registry.MustRegister(m.lookups, m.healed, m.gone, m.pods)
 	}
 	return m
 }
@@ -37,10 +42,14 @@ func (m *Metrics) lookedUp(name string, a answer) {
 	switch {
 	case a.err != nil:
 		result = "error"
-	case len(a.addrs) == 0:
+	case len(a.at) == 0:
 		result = "none"
 	}
 	m.lookups.WithLabelValues(name, result).Inc()
+}
+
+func (m *Metrics) missed(name string, differences int) {
+	m.healed.WithLabelValues(name).Add(float64(differences))
 }
 
 func (m *Metrics) away(name string, is bool) {

@@ -74,10 +74,10 @@ func TestCanary(t *testing.T) {
 // TestCanaryOfASimulatedPod meets both backends well, failing while their health
 // says 200, hung, and gone.
 func TestCanaryOfASimulatedPod(t *testing.T) {
-	for _, flavour := range []tritontest.Flavour{tritontest.VLLM, tritontest.TRTLLM} {
+	for _, backend := range []func(*tritontest.Model){func(*tritontest.Model) {}, func(m *tritontest.Model) { m.Flavour = tritontest.TRTLLM }} {
 		o := tritontest.DefaultOptions()
 		m := tritontest.DefaultModel("llama")
-		m.Flavour = flavour
+		backend(&m)
 		o.Models = []tritontest.Model{m}
 		pod := tritontest.New(o)
 		if err := pod.Start(t.Context()); err != nil {
@@ -90,7 +90,7 @@ func TestCanaryOfASimulatedPod(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), within)
 			defer cancel()
 			if got, _, err := c.Canary(ctx, at, "llama", "hello"); got != want {
-				t.Errorf("flavour %v, %s: saw %v, %v", flavour, what, got, err)
+				t.Errorf("backend %v, %s: saw %v, %v", m.Flavour, what, got, err)
 			}
 		}
 		sees("well", regions.SawReady, patience)

@@ -2,11 +2,9 @@ package config
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 	"time"
 
-	"github.com/rhumb-lb/rhumb/cmd/internal/config/strict"
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/balance"
 	"github.com/rhumb-lb/rhumb/regions/proxy/resume"
@@ -163,122 +161,6 @@ func (c *checker) modelLabel(path, label string, m Model) bool {
 		return false
 	}
 	return true
-}
-
-func (c *checker) discovery(a *Agent) {
-	c.some("agent.discovery", len(a.Discovery), "say where the pods are: - {type: static, pods: [{name: pod-1, http: 10.0.0.1:8000}]}")
-	known := map[string]bool{}
-	for _, m := range a.Models {
-		known[m.Name] = true
-	}
-	names := map[string]string{}
-	for i, d := range a.Discovery {
-		at := index("agent.discovery", i)
-		c.oneOf(at+".type", d.Type, "static", "dns")
-		if d.Type == "dns" {
-			c.dnsSource(at, d, known, names)
-			continue
-		}
-		c.useless(at, "static", "name", "family", "http_port", "metrics_port", "grpc_port", "models", "slots")
-		c.some(at+".pods", len(d.Pods), "list the pods: - {name: pod-1, http: 10.0.0.1:8000}")
-		for j, p := range d.Pods {
-			path := index(at+".pods", j)
-			c.pod(path, p, known)
-			if first, twice := names[p.Name]; twice {
-				c.fail(path+".name", fmt.Sprintf("%q is already the name of %s", p.Name, first), "name each pod differently")
-				continue
-			}
-			names[p.Name] = path
-			if first, twice := names["at "+p.HTTP]; twice && p.HTTP != "" {
-				c.fail(path+".http", fmt.Sprintf("%s is already the address of %s", p.HTTP, first), "list each server once, with all of its models")
-			}
-			names["at "+p.HTTP] = path
-		}
-	}
-}
-
-// useless refuses keys of another type of discovery: who writes them expects
-// something of them.
-func (c *checker) useless(at, typ string, keys ...string) {
-	for _, key := range keys {
-		if c.doc.Has(strict.Join(at, key)) {
-			c.fail(strict.Join(at, key), "has no effect with type "+typ, "remove it")
-		}
-	}
-}
-
-// dnsSource checks a source of pods by name. Nothing is looked up: a name may
-// well have no address where the file is checked.
-func (c *checker) dnsSource(at string, d Discovery, known map[string]bool, names map[string]string) {
-	c.useless(at, "dns", "pods")
-	name := strings.ToLower(strings.TrimSuffix(d.Name, "."))
-	_, err := netip.ParseAddr(name)
-	switch first, twice := names[name]; {
-	case err == nil:
-		c.fail(at+".name", fmt.Sprintf("%q is an address, not a name", d.Name), "list it as a pod under type static")
-	case !isName(name):
-		c.fail(at+".name", fmt.Sprintf("%q is not a name to look up", d.Name), "write the name of a headless Service with a dot at its end, like triton-llama.inference.svc.cluster.local.")
-	case twice:
-		c.fail(at+".name", fmt.Sprintf("%q is already looked up by %s", d.Name, first), "name it once, with all of its models")
-	default:
-		names[name] = at
-	}
-	if d.Family != "" {
-		c.oneOf(at+".family", d.Family, "ipv4", "ipv6")
-	}
-	ports := map[int]string{d.httpPort(): "http_port"}
-	between(c, at+".http_port", d.HTTPPort, 0, maxPort)
-	for _, p := range []struct {
-		key  string
-		port int
-	}{{"metrics_port", d.MetricsPort}, {"grpc_port", d.GRPCPort}} {
-		between(c, strict.Join(at, p.key), p.port, 0, maxPort)
-		if other, twice := ports[p.port]; twice {
-			c.fail(strict.Join(at, p.key), fmt.Sprintf("%d is the %s too", p.port, other), "write the port of each; Triton's are 8000, 8001 for gRPC and 8002 for metrics")
-		}
-		if p.port != 0 {
-			ports[p.port] = p.key
-		}
-	}
-	if d.GRPCPort != 0 {
-		c.noGRPC(at + ".grpc_port")
-	}
-	c.podModels(at, d.Models, known)
-	between(c, at+".slots", d.Slots, 0, maxSlots)
-}
-
-// noGRPC warns of a setting that waits for the gateway to speak gRPC.
-func (c *checker) noGRPC(path string) {
-	c.warn(path, "has no effect yet: this version does not proxy gRPC", "leave it, or remove it")
-}
-
-// maxPort is the highest port that there is.
-const maxPort = 65535
-
-func (c *checker) pod(at string, p Pod, known map[string]bool) {
-	if p.Name == "" || len(p.Name) > 253 || strings.ContainsFunc(p.Name, notInName) {
-		c.fail(at+".name", fmt.Sprintf("%q is not a pod's name", p.Name), "write at most 253 of a-z, A-Z, 0-9, '.', '_' and '-'")
-	}
-	c.address(at+".http", p.HTTP)
-	if p.Metrics != "" {
-		c.address(at+".metrics", p.Metrics)
-	}
-	if p.GRPC != "" {
-		c.address(at+".grpc", p.GRPC)
-		c.noGRPC(at + ".grpc")
-	}
-	c.podModels(at, p.Models, known)
-	between(c, at+".slots", p.Slots, 0, maxSlots)
-}
-
-// podModels checks which of the agent's models a pod may serve.
-func (c *checker) podModels(at string, models []string, known map[string]bool) {
-	for i, m := range models {
-		if !known[m] {
-			c.fail(index(at+".models", i), fmt.Sprintf("there is no model %q", m), "list it under agent.models")
-		}
-	}
-	c.distinct(at+".models", models)
 }
 
 // A canary costs a slot for a moment. Every 10 s is a thousandth of a busy pod's

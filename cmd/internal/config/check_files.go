@@ -40,6 +40,7 @@ func (c *checker) contents() {
 	if a := c.cfg.Agent; a != nil {
 		c.pair("agent.tls", a.TLS)
 		c.keys(a.Auth)
+		c.podFiles(a)
 	}
 }
 

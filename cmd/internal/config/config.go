@@ -219,22 +219,43 @@ type Model struct {
 	Resume string `mapstructure:"resume"`
 }
 
-// Discovery is one source of pods. Type "static" lists them in Pods. Type "dns"
-// finds them by the addresses of Name, and the other keys say what each pod
-// offers.
+// Discovery is one source of pods, of type static, file, dns or kubernetes. The
+// first two list each pod. The others find the pods' addresses, and the other keys
+// say what each pod offers there.
 type Discovery struct {
 	Type string `mapstructure:"type"`
-	Pods []Pod  `mapstructure:"pods"`
+	Pods []Pod  `mapstructure:"pods"` // static
+	File string `mapstructure:"file"` // of type file: it lists pods and is read each second
 
-	Name string `mapstructure:"name"` // of a headless Service; a dot at its end spares the search domains
-	// Family is ipv4 or ipv6 for a name whose servers have both; empty takes all
-	// addresses, each as a pod.
-	Family      string   `mapstructure:"family"`
-	HTTPPort    int      `mapstructure:"http_port"`    // 0: 8000, Triton's own
-	MetricsPort int      `mapstructure:"metrics_port"` // 0: not offered, like GRPCPort
-	GRPCPort    int      `mapstructure:"grpc_port"`
-	Models      []string `mapstructure:"models"` // empty: every model of the agent
-	Slots       int      `mapstructure:"slots"`  // 0: the model's
+	// Name is of type dns that of a headless Service, where a dot at its end spares the
+	// search domains, and of type kubernetes the Service's own.
+	Name string `mapstructure:"name"`
+	// SRV asks for SRV records, which have the pods' HTTP ports; so does a name that
+	// begins with an underscore.
+	SRV bool `mapstructure:"srv"`
+	// Namespace is the Service's, of type kubernetes; empty is the agent's own.
+	Namespace string `mapstructure:"namespace"`
+	// Family is ipv4 or ipv6 for a name whose servers have both. Empty takes all
+	// addresses of a name, each as a pod, and one of each pod where they are told apart.
+	Family string `mapstructure:"family"`
+	// Ports are the same on each pod. With type kubernetes 0 is the port that the
+	// Service names so; with dns HTTPPort is 8000, Triton's own, and 0 else not offered.
+	HTTPPort    int `mapstructure:"http_port"`
+	GRPCPort    int `mapstructure:"grpc_port"`
+	OpenAIPort  int `mapstructure:"openai_port"`
+	MetricsPort int `mapstructure:"metrics_port"`
+	// PortNames are the Service's names of the ports, of type kubernetes.
+	PortNames PortNames `mapstructure:"port_names"`
+	Models    []string  `mapstructure:"models"` // empty: every model of the agent
+	Slots     int       `mapstructure:"slots"`  // 0: the model's
+}
+
+// PortNames are names of a Service's ports; an empty one is the key itself.
+type PortNames struct {
+	HTTP    string `mapstructure:"http"`
+	GRPC    string `mapstructure:"grpc"`
+	OpenAI  string `mapstructure:"openai"`
+	Metrics string `mapstructure:"metrics"`
 }
 
 // Pod is one Triton server. Addresses are host:port; an empty one means that
@@ -242,8 +263,9 @@ type Discovery struct {
 type Pod struct {
 	Name    string   `mapstructure:"name"`
 	HTTP    string   `mapstructure:"http"`
-	Metrics string   `mapstructure:"metrics"`
 	GRPC    string   `mapstructure:"grpc"`
+	OpenAI  string   `mapstructure:"openai"`
+	Metrics string   `mapstructure:"metrics"`
 	Models  []string `mapstructure:"models"` // empty: every model of the agent
 	Slots   int      `mapstructure:"slots"`  // 0: the model's
 }

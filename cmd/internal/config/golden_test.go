@@ -47,6 +47,8 @@ func surroundings(t *testing.T) *configtest.Files {
 	f.Write("pepper-short", "c2hvcnQ=\n")
 	f.Write("two-lines", "token\ntoken\n")
 	f.Write("keys.yaml", brokenKeys)
+	f.Write("pods.yaml", brokenPods)
+	f.Write("pods-empty.yaml", "")
 	return f
 }
 
@@ -61,6 +63,14 @@ const brokenKeys = `keys:
   - {id: team-f, hash: 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f, rate: 5/s}
   - {id: team-g, hash: 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f, model: llama}
   - {id: team-h, hash: 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f, priority: urgent}
+`
+
+// brokenPods has one of each kind of mistake; the package that reads it has the
+// others.
+const brokenPods = `pods:
+  - {name: p0, http: "10.0.0.1:8000", metrik: "10.0.0.1:8002"}
+  - {name: p1, http: triton-1:8000}
+  - {name: p1, http: "10.0.0.2:8000", models: [mistral]}
 `
 
 // mistakes are those that a file of its own must show.

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/agent"
 	"github.com/rhumb-lb/rhumb/regions/discovery"
+	"github.com/rhumb-lb/rhumb/regions/discovery/kube"
 	"github.com/rhumb-lb/rhumb/regions/gateway"
 	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
 	"github.com/rhumb-lb/rhumb/regions/proxy"
@@ -122,28 +124,9 @@ func (a *Agent) endpoints(cert *fleet.Cert) ([]regions.Endpoint, error) {
 
 // sources are where the pods are found.
 func (a *Agent) sources() ([]discovery.Source, error) {
-	slots := map[string]int{}
-	var names []string
-	for _, m := range a.Models {
-		slots[m.Name], names = m.Slots, append(names, m.Name)
-	}
-	models := func(only []string, own int) []regions.PodModel {
-		if len(only) == 0 {
-			only = names
-		}
-		var out []regions.PodModel
-		for _, m := range only {
-			n := own
-			if n == 0 {
-				n = slots[m]
-			}
-			out = append(out, regions.PodModel{Name: regions.ModelName(m), Slots: n})
-		}
-		return out
-	}
 	var out []discovery.Source
 	for i, d := range a.Discovery {
-		s, err := d.source(models)
+		s, err := d.source(a)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", index("agent.discovery", i), err)
 		}
@@ -152,10 +135,35 @@ func (a *Agent) sources() ([]discovery.Source, error) {
 	return out, nil
 }
 
-// source makes one source of pods.
-func (d Discovery) source(models func(only []string, slots int) []regions.PodModel) (discovery.Source, error) {
-	if d.Type == "dns" {
+// slots is a function that gives a pod's models with their slots: those it may
+// serve, or all, and its own slots, or the models'. names are all models.
+func (a *Agent) slots() (of func(only []string, own int) []regions.PodModel, names []string) {
+	slots := map[string]int{}
+	for _, m := range a.Models {
+		slots[m.Name], names = m.Slots, append(names, m.Name)
+	}
+	return func(only []string, own int) []regions.PodModel {
+		if len(only) == 0 {
+			only = names
+		}
+		var out []regions.PodModel
+		for _, m := range only {
+			out = append(out, regions.PodModel{Name: regions.ModelName(m), Slots: cmp.Or(own, slots[m])})
+		}
+		return out
+	}, names
+}
+
+// source makes one source of pods. Nothing is asked before it runs.
+func (d Discovery) source(a *Agent) (discovery.Source, error) {
+	models, _ := a.slots()
+	switch d.Type {
+	case "file":
+		return discovery.NewFile(discovery.FileOptions{Path: d.File, Decode: a.podRules().Decode})
+	case "dns":
 		return d.dns(models(d.Models, d.Slots))
+	case "kubernetes":
+		return d.kubernetes(models(d.Models, d.Slots))
 	}
 	var pods []regions.Pod
 	for i, p := range d.Pods {
@@ -163,7 +171,7 @@ func (d Discovery) source(models func(only []string, slots int) []regions.PodMod
 		for _, x := range []struct {
 			key, text string
 			into      *netip.AddrPort
-		}{{"http", p.HTTP, &pod.HTTP}, {"metrics", p.Metrics, &pod.Metrics}, {"grpc", p.GRPC, &pod.GRPC}} {
+		}{{"http", p.HTTP, &pod.HTTP}, {"grpc", p.GRPC, &pod.GRPC}, {"openai", p.OpenAI, &pod.OpenAI}, {"metrics", p.Metrics, &pod.Metrics}} {
 			if x.text == "" {
 				continue
 			}
@@ -178,18 +186,41 @@ func (d Discovery) source(models func(only []string, slots int) []regions.PodMod
 	return discovery.NewStatic(pods)
 }
 
-// dns makes a source of the pods behind a name. No resolver is asked before it
-// runs.
+// dns makes a source of the pods behind a name.
 func (d Discovery) dns(models []regions.PodModel) (discovery.Source, error) {
 	o := discovery.DefaultDNSOptions(d.Name)
-	o.HTTPPort, o.MetricsPort, o.GRPCPort = uint16(d.httpPort()), uint16(d.MetricsPort), uint16(d.GRPCPort)
-	o.Family, o.Models = strings.Replace(d.Family, "ipv", "ip", 1), models
+	o.SRV, o.HTTPPort = d.asksSRV(), uint16(d.httpPort())
+	o.GRPCPort, o.OpenAIPort, o.MetricsPort = uint16(d.GRPCPort), uint16(d.OpenAIPort), uint16(d.MetricsPort)
+	o.Family, o.Models = d.family(), models
 	return discovery.NewDNS(o)
 }
 
-// httpPort is Triton's own unless another is given.
+// kubernetes makes a source of the pods behind a Service.
+func (d Discovery) kubernetes(models []regions.PodModel) (discovery.Source, error) {
+	o := kube.DefaultOptions(d.Name)
+	o.Namespace, o.Family, o.Models = d.Namespace, d.family(), models
+	for _, x := range [...]struct {
+		into *kube.Port
+		name string
+		port int
+	}{
+		{&o.Ports.HTTP, d.PortNames.HTTP, d.HTTPPort}, {&o.Ports.GRPC, d.PortNames.GRPC, d.GRPCPort},
+		{&o.Ports.OpenAI, d.PortNames.OpenAI, d.OpenAIPort}, {&o.Ports.Metrics, d.PortNames.Metrics, d.MetricsPort},
+	} {
+		x.into.Name, x.into.Number = cmp.Or(x.name, x.into.Name), uint16(x.port)
+	}
+	return kube.New(o)
+}
+
+// family is the family in discovery's words.
+func (d Discovery) family() string { return strings.Replace(d.Family, "ipv", "ip", 1) }
+
+// asksSRV reports whether a source by DNS asks for SRV records.
+func (d Discovery) asksSRV() bool { return d.SRV || discovery.DefaultDNSOptions(d.Name).SRV }
+
+// httpPort is Triton's own unless another is given or found.
 func (d Discovery) httpPort() int {
-	if d.HTTPPort == 0 {
+	if d.HTTPPort == 0 && d.Type == "dns" && !d.asksSRV() {
 		return int(discovery.DefaultDNSOptions("").HTTPPort)
 	}
 	return d.HTTPPort

@@ -28,6 +28,9 @@ var outside = []string{"net", "net/http", "os", "os/exec", "testing"}
 var Imports = []Rule{
 	{Packages: []string{"regions"}, StdOnly: true, Never: outside, Pure: true},
 	{Packages: []string{"regions/regionstest"}, StdOnly: true},
+	// A stub that asks DNS, whoever wants to know.
+	{Packages: []string{"regions/discovery/resolver"}},
+	{Packages: []string{"regions/discovery"}, May: []string{"regions", "regions/discovery/resolver"}},
 	{Packages: []string{"regions/discovery/..."}, May: []string{"regions", "regions/discovery"}},
 	// The generated messages of Triton's gRPC protocol.
 	{Packages: []string{"regions/triton/inferencepb"}},
@@ -107,13 +110,14 @@ var Imports = []Rule{
 	// YAML that must have the shape of a Go type, whatever it says.
 	{Packages: []string{"cmd/internal/config/strict"}},
 	{Packages: []string{"cmd/internal/config/keysfile"}, May: []string{"cmd/internal/config/strict", "regions", "regions/gateway/keyring"}},
+	{Packages: []string{"cmd/internal/config/podsfile"}, May: []string{"cmd/internal/config/strict", "regions"}},
 	{Packages: []string{"cmd/internal/config/configtest"}, May: []string{"regions", "gossip/fleet"}},
 	{Packages: []string{"cmd/internal/config/reload"}, May: []string{"cmd/internal/config", "cmd/internal/config/strict"}},
 	// It reads a file in the words of regions.
 	{
 		Packages: []string{"cmd/internal/config"},
 		May: []string{
-			"cmd/internal/config/strict", "cmd/internal/config/keysfile",
+			"cmd/internal/config/strict", "cmd/internal/config/keysfile", "cmd/internal/config/podsfile",
 			"regions", "regions/admin", "regions/agent", "regions/balance", "regions/discovery/...", "regions/gateway/...", "regions/proxy/...", "gossip", "gossip/fleet",
 			"director/node", "director/geo", "director/redirect", "dnsserver",
 		},
