@@ -114,8 +114,8 @@ func open(ctx context.Context, o Options) (*region, error) {
 		p := podSetting{Name: fmt.Sprintf("pod-%d", i), HTTP: next(), Metrics: next(), GRPC: next()}
 		c.Hosts = append(c.Hosts, p)
 		r.pods = append(r.pods, r.process(p.Name, "pod", "--name", p.Name, "--listen", p.HTTP.String(),
-			"--metrics-listen", p.Metrics.String(), "--grpc-listen", p.GRPC.String(), "--slots", fmt.Sprint(o.Slots),
-			"--inter-token", o.InterToken.String(), "--batch-penalty", "0", "--exit-timeout", o.Drain.String()))
+			"--metrics-listen", p.Metrics.String(), "--grpc", p.GRPC.String(), "--slots", fmt.Sprint(o.Slots),
+			"--inter-token", o.InterToken.String(), "--exit-timeout", o.Drain.String()))
 	}
 	r.agent = r.process("agent", "agent", "-c", r.path("agent.yaml"))
 	if err := r.write(ctx, c); err != nil {
@@ -164,7 +164,7 @@ agent:
   location: {lat: 0, lon: 0}
   endpoints: [{url: "http://{{.Gateway}}", addresses: [{{.Gateway.Addr}}]}]
   listen: ["{{.Gateway}}"]
-  models: [{name: llama, slots: {{.Slots}}, profile: vllm, resume: {{.Resume}}}]
+  models: [{name: llama, slots: {{.Slots}}, profile: vllm, resume: {{if .Resume}}on{{else}}off{{end}}}]
   discovery:
     - type: static
       pods:
