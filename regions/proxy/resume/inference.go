@@ -138,7 +138,7 @@ func (i *Inference) Continue(now time.Time) (*inferencepb.ModelInferRequest, err
 	if err != nil {
 		return nil, err
 	}
-	i.final, i.session.final = false, false
+	i.final = false
 	return i.changed(body), nil
 }
 

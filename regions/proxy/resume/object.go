@@ -1,13 +1,17 @@
 package resume
 
 import (
+	"bytes"
 	"encoding/json"
 	"unicode/utf8"
 )
 
 // maxMembers is how many keys an object may have: requests and events have a
 // dozen.
-const maxMembers = 64
+const (
+	maxMembers   = 64
+	usualMembers = 12
+)
 
 // object is a JSON object of which only the outermost keys are looked at. Its
 // text is kept, so that what is not changed stays byte for byte.
@@ -28,7 +32,7 @@ func parseObject(text []byte) (o object, ok bool) {
 	if !utf8.Valid(text) || !json.Valid(text) {
 		return object{}, false
 	}
-	o.text = text
+	o.text, o.members = text, make([]member, 0, usualMembers)
 	at := skipSpace(text, 0)
 	if text[at] != '{' {
 		return object{}, false
@@ -120,17 +124,15 @@ func (o object) with(changes ...change) []byte {
 	if len(changes) == 0 {
 		return o.text
 	}
-	todo := make(map[string][]byte, len(changes))
-	for _, c := range changes {
-		todo[c.name] = c.value
-	}
 	head := skipSpace(o.text, skipSpace(o.text, 0)+1)
 	tail, first := o.text[head:], true
 	out := append(make([]byte, 0, len(o.text)), o.text[:head]...)
 	for i, m := range o.members {
-		value, changed := todo[m.name]
-		if !changed {
-			value = o.text[m.at:m.to]
+		value := o.text[m.at:m.to]
+		for _, c := range changes {
+			if c.name == m.name {
+				value = c.value // the last one counts
+			}
 		}
 		tail = o.text[m.to:]
 		if value == nil {
@@ -157,6 +159,9 @@ func (o object) with(changes ...change) []byte {
 
 // decode is the text of a JSON string.
 func decode(raw []byte) (text string) {
+	if bytes.IndexByte(raw, '\\') < 0 {
+		return string(raw[1 : len(raw)-1]) // nearly always
+	}
 	_ = json.Unmarshal(raw, &text) // valid: it is a part of what was checked
 	return text
 }

@@ -83,9 +83,9 @@ func (s *Session) Body() []byte { return s.request.first() }
 func (s *Session) Stopped() bool { return s.stopped }
 
 // Event takes one whole event of the pod and gives what the client gets for it:
-// the same bytes where nothing has to be changed, nothing once Stopped. An error
-// that the pod tells in-band is a *PodError; out is then the pod's event, for the
-// client unless the stream goes on elsewhere.
+// the same bytes, in the same memory, where nothing has to be changed, and nothing
+// once Stopped. An error that the pod tells in-band is a *PodError; out is then the
+// pod's event, for the client unless the stream goes on elsewhere.
 func (s *Session) Event(event []byte) (out []byte, err error) {
 	d := s.request.dialect
 	if s.stopped {
