@@ -135,8 +135,8 @@ func TestCumulative(t *testing.T) {
 	if out := relay(t, s, []string{event("b"), event("bc")}); out != event("aéb")+event("aébc") {
 		t.Errorf("the second pod's: %q", out)
 	}
-	if relay(t, s, []string{event("x")}); s.Refusal() != resume.ReasonEvent {
-		t.Errorf("text taken back: %q", s.Refusal())
+	if out := relay(t, s, []string{event("x"), event("xy")}); s.Refusal() != resume.ReasonEvent || out != event("aéx")+event("aéxy") {
+		t.Errorf("text taken back: %q, %q", s.Refusal(), out)
 	}
 }
 

@@ -60,7 +60,9 @@ func (p *progress) add(in portion) (text string, stopped bool) {
 		in.tokens, p.estimate = 1, true
 	}
 	p.tokens += in.tokens
-	p.finish = in.finish
+	if in.finish != "" {
+		p.finish = in.finish
+	}
 	text = in.text
 	if p.seam != "" {
 		p.held += in.text

@@ -137,14 +137,10 @@ func (s *Session) rewrite(o object) (data []byte, ok bool) {
 		return o.with(s.repeat(o)...), true
 	}
 	a.last = s.final
-	in, ok := s.delta(a.portion)
-	if !ok {
-		return nil, false
-	}
 	if s.kept.input == nil {
 		s.kept.input = bytes.Clone(a.input)
 	}
-	text, stopped := s.add(in)
+	text, stopped := s.add(s.delta(a.portion))
 	if s.stopped = stopped; stopped && a.finishes {
 		inner = append(inner, change{s.request.dialect.finish, appendQuoted(nil, finishStop)})
 	}
@@ -166,19 +162,20 @@ func (s *Session) rewrite(o object) (data []byte, ok bool) {
 	return data, true
 }
 
-// delta is what is new in a portion. It is false if the pod has taken back what it
-// said before.
-func (s *Session) delta(in portion) (portion, bool) {
+// delta is what is new in a portion.
+func (s *Session) delta(in portion) portion {
 	if !s.request.profile.Cumulative {
-		return in, true
+		return in
 	}
 	// The beginning of a character is shown as a replacement, and then replaced.
 	text := strings.TrimRight(in.text, "\uFFFD")
 	if !strings.HasPrefix(text, s.pod) {
-		return in, false
+		// The pod has taken back what it said. Its text is for the client as it is.
+		s.lose(ReasonEvent)
+		s.pod, s.sent, s.seam, s.held = "", 0, "", ""
 	}
 	in.text, s.pod = text[len(s.pod):], text
-	return in, true
+	return in
 }
 
 // full is the text of the client's event for the text of the pod's.
