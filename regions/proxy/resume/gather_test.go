@@ -3,44 +3,14 @@ package resume_test
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"strings"
 	"testing"
-	"time"
-
-	"go.uber.org/goleak"
 
 	"github.com/rhumb-lb/rhumb/regions/proxy/resume"
 	"github.com/rhumb-lb/rhumb/regions/proxy/sse"
-	"github.com/rhumb-lb/rhumb/regions/triton/tritontest"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// ask posts a body to a simulated pod.
-func ask(t *testing.T, addr, verb string, body []byte) (int, string) {
-	t.Helper()
-	ctx := t.Context()
-	url := fmt.Sprintf("http://%s/v2/models/%s/%s", addr, llama, verb)
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(string(body)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
-	res, err := client.Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	answer, err := io.ReadAll(res.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return res.StatusCode, string(answer)
-}
 
 // gathered asks by generate_stream and folds, with a cut after so many events.
 func gathered(t *testing.T, addr string, body []byte, cut int) (int, string) {
@@ -50,7 +20,7 @@ func gathered(t *testing.T, addr string, body []byte, cut int) (int, string) {
 		t.Fatalf("%s can't be gathered: %s", body, why)
 	}
 	for next := g.Body(); ; {
-		status, answer := ask(t, addr, "generate_stream", next)
+		status, answer := ask(t, addr, "/v2/models/llama/generate_stream", next)
 		if !strings.HasPrefix(answer, "data: ") {
 			return status, answer // met before the inference
 		}
@@ -92,15 +62,7 @@ func gathered(t *testing.T, addr string, body []byte, cut int) (int, string) {
 
 // A gathered answer is the one that generate gives, whole or cut anywhere.
 func TestGatherIsGenerate(t *testing.T) {
-	o := tritontest.DefaultOptions()
-	m := tritontest.DefaultModel(llama)
-	m.PrefillPerToken, m.InterToken = 0, time.Microsecond
-	o.Models = []tritontest.Model{m}
-	pod := tritontest.New(o)
-	if err := pod.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pod.Close)
+	pod := simulator(t, "vllm")
 	for _, body := range []string{
 		`{"text_input":"Set \"sail\" \u00e9 <&>","max_tokens":5}`,
 		`{"id":"7","text_input":"p","parameters":{"max_tokens":5,"stream":false,"exclude_input_in_output":false}}`,
@@ -111,7 +73,7 @@ func TestGatherIsGenerate(t *testing.T) {
 		`{"text_input":"p","max_tokens":0}`,
 		`{"text_input":"p","max_tokens":5,"frequency_penalty":"x"}`,
 	} {
-		wantStatus, want := ask(t, pod.Addr(), "generate", []byte(body))
+		wantStatus, want := ask(t, pod.Addr(), "/v2/models/llama/generate", []byte(body))
 		for cut := -1; cut < 7; cut++ {
 			if strings.Contains(body, "seed") || strings.Contains(body, "penalty") || strings.Contains(body, `"max_tokens":0`) {
 				cut = 7 // not resumed
