@@ -317,6 +317,27 @@ func TestDoneIsTheEnd(t *testing.T) {
 	}
 }
 
+// Events of Triton's own frontend, though the profile is OpenAI's, end as Triton's do.
+func TestFinishOfAnotherFrontend(t *testing.T) {
+	s := resume.Open(resume.OpenAI(), resume.DefaultLimits(), []byte(plain))
+	if out := relay(t, s, []string{delta("a", "stop")}) + finish(t, s); out != delta("a", "stop") {
+		t.Errorf("%q", out)
+	}
+}
+
+// What went past the session can't be put behind the prompt.
+func TestSkip(t *testing.T) {
+	s := session(t, "vllm", plain)
+	relay(t, s, []string{delta("a", "None")})
+	s.Skip()
+	if out := relay(t, s, []string{delta("b", "None")}); out != "data: {\"text_output\":\"b\"}\n\n" || s.Refusal() != resume.ReasonEvent {
+		t.Errorf("%q, %q", out, s.Refusal())
+	}
+	if _, err := s.Continue(start); err == nil {
+		t.Error("continued")
+	}
+}
+
 func TestTerminal(t *testing.T) {
 	for _, name := range resume.Names() {
 		e := session(t, name, plain).Terminal("a \"pod\"\nwas lost")

@@ -34,6 +34,10 @@ func NewProfile(name string) (Profile, error) {
 	return Profile{Name: name, dialect: &dialects[i]}, nil
 }
 
+// OpenAI is the profile of what comes to the OpenAI frontend, whatever the model's
+// pods are behind it.
+func OpenAI() Profile { return Profile{Name: openai, dialect: &dialects[2]} }
+
 const (
 	vllm   = "vllm"
 	trtllm = "trtllm"

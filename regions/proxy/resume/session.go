@@ -31,6 +31,8 @@ type Session struct {
 	stopped bool // a stop string ended the answer, which the pod does not know
 	closing bool // the last event was lost with a pod: the client gets one of our own
 	done    bool // the mark behind the last event was seen
+	heard   bool // there was an event
+	marks   bool // there was one of OpenAI's, behind which the mark comes
 	final   bool // the pod has said beside its event that it is the last
 }
 
@@ -94,6 +96,7 @@ func (s *Session) Event(event []byte) (out []byte, err error) {
 	if s.reason != "" {
 		s.request.forget()
 	}
+	s.heard = true
 	e := sse.Parse(event)
 	if d != nil && d.choices && bytes.Equal(e.Data, doneMark) {
 		s.done = true
@@ -111,6 +114,7 @@ func (s *Session) Event(event []byte) (out []byte, err error) {
 	if !ok || d == nil {
 		return event, nil
 	}
+	s.marks = s.marks || d.choices && o.value("choices") != nil
 	data, ok := s.rewrite(o)
 	switch {
 	case !ok:
@@ -124,6 +128,10 @@ func (s *Session) Event(event []byte) (out []byte, err error) {
 	}
 	return sse.Append(nil, bytes.ReplaceAll(data, []byte("\n"), []byte(" "))), nil
 }
+
+// Skip tells that something of the pod's went to the client without Event, such as an
+// event that is too long to be kept. The stream passes on, and is no longer resumed.
+func (s *Session) Skip() { s.lose(ReasonEvent) }
 
 // rewrite records one event and makes it what the client gets. It is false if the
 // event is not one of the dialect.
@@ -287,7 +295,7 @@ func (s *Session) Finish() ([]byte, error) {
 		out = sse.Append(nil, s.ending(s.full("", text)))
 	}
 	s.closing = false
-	if d.choices && !s.done {
+	if d.choices && !s.done && s.finish != "" {
 		out, s.done = sse.Append(out, doneMark), true
 	}
 	return out, nil
@@ -299,7 +307,7 @@ func (s *Session) awaits() bool {
 	case s.finish != "" || s.done:
 		return false
 	case d.choices:
-		return true
+		return s.marks || !s.heard // else it is of another frontend
 	case s.reason != "":
 		return false // whatever it was, the pod ended it
 	default:
@@ -332,7 +340,8 @@ func (s *Session) ending(text string) []byte {
 // Terminal is the event that ends a stream which can't go on, with a cause for
 // people. It is an error to programs and never passes for the end of an answer:
 // OpenAI's clients raise an error for an object with "error", and there is no
-// [DONE] behind it, since that says that the answer is whole.
+// [DONE] behind it, since that says that the answer is whole. Where half an event went
+// to the client past the session, a blank line has to come before.
 func (s *Session) Terminal(cause string) []byte {
 	const rest = `"code":"stream_interrupted","resumable":false}`
 	if d := s.request.dialect; d != nil && d.choices {
