@@ -109,7 +109,7 @@ func TestLoadCountsAtOnce(t *testing.T) {
 		for i := range f.got {
 			f.got[i] = 0
 		}
-		for range 16 {
+		for range 40 {
 			i := s.Select(at(time.Second), regions.Request{}, f.among)
 			f.among[i].InFlight++
 			f.among[i].ModelInFlight++
@@ -117,8 +117,8 @@ func TestLoadCountsAtOnce(t *testing.T) {
 			f.got[i]++
 		}
 		for i, n := range f.got {
-			if n > 8 {
-				t.Errorf("%s: %d of 16 requests at once went to pod %d", name, n, i)
+			if n > 15 {
+				t.Errorf("%s: %d of 40 requests at once went to pod %d", name, n, i)
 			}
 		}
 	}
@@ -133,6 +133,8 @@ func TestNewPodIsTriedByOne(t *testing.T) {
 			f.send(at(time.Duration(n)*time.Millisecond), s, false)
 		}
 		f.among[1].Record = &Record{}
+		f.among[0].InFlight, f.among[0].ModelInFlight = 1, 1
+		f.among[2].InFlight, f.among[2].ModelInFlight = 1, 1
 		got := 0
 		for range 60 {
 			if i := s.Select(at(time.Second), regions.Request{}, f.among); i == 1 {
@@ -248,6 +250,9 @@ func TestRecordIsAMedianOfTheRecent(t *testing.T) {
 	}
 	if pace, _ := r.at(at(time.Minute), 85); pace != 1360 {
 		t.Errorf("at 85 in flight pace %d, want that of 84 to 88", pace)
+	}
+	if pace, _ := r.at(at(time.Minute), 99); pace != 1470 {
+		t.Errorf("at 99 in flight pace %d, want that of 95 to 99", pace)
 	}
 	r.Claimed()
 	r.Forget()

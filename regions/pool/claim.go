@@ -101,10 +101,23 @@ func (p *Pool) claim(now time.Time, req *regions.Request) (*Lease, Refusal) {
 	s, inFlight := p.seats[i], p.found[i].ModelInFlight
 	s.pod.lastClaim = p.claims
 	s.claim(now, &p.options)
-	return &Lease{
-		pool: p, seat: s, spec: s.pod.spec, fingerprint: s.facts.Fingerprint,
-		slots: s.slots, inFlight: inFlight, ahead: s.waiting(now),
-	}, Claimed
+	return p.leaseLocked(Lease{seat: s, slots: s.slots, inFlight: inFlight, ahead: s.waiting(now)}), Claimed
+}
+
+// leasesAtOnce are allocated together. They can't be used again, since a second
+// release of one must be noticed.
+const leasesAtOnce = 32
+
+// leaseLocked makes a lease of a seat.
+func (p *Pool) leaseLocked(l Lease) *Lease {
+	l.pool, l.spec, l.fingerprint = p, l.seat.pod.spec, l.seat.facts.Fingerprint
+	if len(p.leases) == 0 {
+		p.leases = make([]Lease, leasesAtOnce)
+	}
+	made := &p.leases[0]
+	p.leases = p.leases[1:]
+	*made = l
+	return made
 }
 
 // tryLocked finds a pod that is back from an ejection and has nothing to do: the
@@ -129,7 +142,7 @@ func (p *Pool) asideLocked() *Lease {
 	}
 	best.pod.lastAside = p.claims
 	best.aside++
-	return &Lease{pool: p, seat: best, spec: best.pod.spec, fingerprint: best.facts.Fingerprint, aside: true}
+	return p.leaseLocked(Lease{seat: best, aside: true})
 }
 
 // fits reports whether the pod could serve a request of this kind at all.

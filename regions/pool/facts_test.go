@@ -388,3 +388,19 @@ func TestSelectorsOfModels(t *testing.T) {
 		t.Errorf("by turns a had %d of 12; made %v", count["a"], made)
 	}
 }
+
+// TestOnePodOneGPU: what is left of a model that a pod takes no requests for any
+// more is on its GPU still.
+func TestOnePodOneGPU(t *testing.T) {
+	p := ready("a=llama:4,mistral:4")
+	for range 3 {
+		claim(t, p, "mistral")
+	}
+	if got := room(p, epoch); got != 4 {
+		t.Errorf("eight slots for two models: room for %d", got)
+	}
+	p.SetState(epoch, "a", "mistral", regions.PodGone)
+	if got := room(p, epoch); got != 1 {
+		t.Errorf("four slots, and three taken by the other: room for %d", got)
+	}
+}

@@ -1,10 +1,12 @@
 package pool_test
 
 import (
+	"math/rand/v2"
 	"testing"
 	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/balance"
 	"github.com/rhumb-lb/rhumb/regions/pool"
 )
 
@@ -110,13 +112,29 @@ func BenchmarkClaim(b *testing.B) {
 	for i := range 100 {
 		text += string([]byte{' ', byte('a' + i/10), byte('0' + i%10)}) + "=llama:8,mistral:8"
 	}
-	p := ready(text)
-	b.ReportAllocs()
-	for b.Loop() {
-		l, refusal := p.Claim(epoch, regions.Request{Model: "llama"})
-		if refusal != pool.Claimed {
-			b.Fatal(refusal)
-		}
-		l.Done(epoch, regions.Outcome{End: regions.EndServed})
+	for _, name := range balance.Names() {
+		b.Run(name, func(b *testing.B) {
+			o := pool.DefaultOptions()
+			o.Selector = func(regions.ModelName) balance.Selector {
+				s, err := balance.ByName(name, rand.New(rand.NewPCG(1, 2)))
+				if err != nil {
+					b.Fatal(err)
+				}
+				return s
+			}
+			p := readyWith(o, text)
+			req := regions.Request{Model: "llama", Affinity: "session-7", URI: "/v2/models/llama/generate"}
+			out := regions.Outcome{End: regions.EndServed, TTFT: 200 * time.Millisecond, Took: 4 * time.Second, Prompt: 2000}
+			now := epoch
+			b.ReportAllocs()
+			for b.Loop() {
+				now = now.Add(time.Millisecond)
+				l, refusal := p.Claim(now, req)
+				if refusal != pool.Claimed {
+					b.Fatal(refusal)
+				}
+				l.Done(now, out)
+			}
+		})
 	}
 }

@@ -298,3 +298,42 @@ func TestTrialOfOneSlot(t *testing.T) {
 		t.Errorf("%v, want one on b", count)
 	}
 }
+
+// TestTrialByWhatCanBeReplayed: a request that must not run twice is not what a
+// pod is tried with.
+func TestTrialByWhatCanBeReplayed(t *testing.T) {
+	c := newClinic(t, "a=llama:8 b=llama:8 c=llama:8 d=llama:8")
+	c.ends["b"] = regions.EndPodError
+	c.serve(40)
+	c.now = c.now.Add(5 * time.Second)
+	for _, x := range []struct {
+		req  regions.Request
+		want bool
+	}{
+		{regions.Request{Model: "llama"}, false},
+		{regions.Request{Model: "llama", Replayable: true, Tried: []regions.PodID{"a"}}, false},
+		{regions.Request{Model: "llama", Replayable: true}, true},
+		{regions.Request{Model: "llama", Replayable: true}, false},
+	} {
+		l, refusal := c.Claim(c.now, x.req)
+		if refusal != pool.Claimed || (l.Pod().ID == "b") != x.want {
+			t.Errorf("%+v: %v, given b: %v", x.req, refusal, l.Pod().ID == "b")
+		}
+	}
+}
+
+// TestClientsThatLeaveDoNotHoldAPod: a warming pod whose first client left before
+// the first byte opens on.
+func TestClientsThatLeaveDoNotHoldAPod(t *testing.T) {
+	p := ready("a=llama:8")
+	p.SetState(epoch, "a", "llama", regions.PodGone)
+	p.SetState(epoch, "a", "llama", regions.PodWarming)
+	l := claim(t, p, "llama")
+	if got := room(p, at(5*time.Second)); got != 0 {
+		t.Fatalf("while its first byte is waited for there is room for %d more", got)
+	}
+	l.Done(at(5*time.Second), regions.Outcome{End: regions.EndClientGone})
+	if got := room(p, at(10*time.Second)); got != 4 {
+		t.Errorf("five seconds later it has room for %d, want 4", got)
+	}
+}

@@ -33,6 +33,7 @@ type Pool struct {
 	models     map[regions.ModelName]*model
 	peers      []*peer
 	claims     uint64
+	leases     []Lease // not given out yet
 	ticked     time.Time
 	judged     time.Time
 	rng        *rand.Rand

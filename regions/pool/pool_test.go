@@ -46,8 +46,10 @@ func pods(text string) []regions.Pod {
 }
 
 // ready makes a pool in which every pod is ready for every model.
-func ready(text string) *pool.Pool {
-	p := pool.New(pool.DefaultOptions())
+func ready(text string) *pool.Pool { return readyWith(pool.DefaultOptions(), text) }
+
+func readyWith(o pool.Options, text string) *pool.Pool {
+	p := pool.New(o)
 	set := pods(text)
 	p.SetPods(epoch, set)
 	for _, pod := range set {
