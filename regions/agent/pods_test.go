@@ -175,7 +175,7 @@ func TestAgentTakesOutAZombie(t *testing.T) {
 		}
 		return n
 	}
-	pods[1].ErrorRate(1000)
+	pods[1].Zombie("llama", tritontest.Failing)
 	regionstest.Eventually(t, patience, func() bool { return taking() == 2 }, "the zombie is out")
 	if _, text := s.get(s.adminURL("/metrics")); !strings.Contains(text, `rhumb_probe_canaries_total{model="llama",pod="eu-west-1",sight="not-ready"}`) {
 		t.Error("its canaries are not counted")

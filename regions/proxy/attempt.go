@@ -89,7 +89,8 @@ func (a *attempt) send(out *http.Request, body payload) (*http.Response, error) 
 		_ = res.Body.Close()
 		return nil, err
 	}
-	if !a.podError() {
+	// A question for metadata is answered by a pod that generates nothing, too.
+	if !a.podError() && !a.x.req.Aside {
 		a.sight(regions.SawServed, a.ttft())
 	}
 	a.body = res.Body

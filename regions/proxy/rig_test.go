@@ -91,6 +91,7 @@ func newRig(tb testing.TB, tune func(*proxy.Options), pods ...string) *rig {
 			Model: model, Client: netip.MustParseAddr("198.51.100.7"),
 			Replayable: strings.Contains(r.URL.Path, "/generate"),
 			Streams:    strings.HasSuffix(r.URL.Path, "/generate_stream"),
+			Aside:      r.Header.Get("Test-Aside") != "",
 			From:       regions.ID(r.Header.Get(proxy.SpillHeader)),
 		})
 	}))

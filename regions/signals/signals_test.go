@@ -451,6 +451,7 @@ func TestFingerprintsAreAskedFor(t *testing.T) {
 		if w.asked[llama] != 1 || w.asked[mistral] != 1 || len(w.asked) != 2 || w.knows("one").Fingerprint.ConfigHash != 5 {
 			t.Errorf("asked %v, known %+v", w.asked, w.knows("one"))
 		}
+		s.Changed("one", "llama", regions.PodWarming) // it has been serving all along
 		wait(95 * second)
 		if w.asked[llama] != 4 || w.asked[mistral] != 4 {
 			t.Errorf("asked %v", w.asked)
@@ -535,6 +536,24 @@ func TestLearn(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestReadingOfAServerThatIsNoMore: what comes of an address that a pod had before
+// says nothing of it.
+func TestReadingOfAServerThatIsNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, registry := newWorld(), prometheus.NewRegistry()
+		w.hangs[oneAt], w.pages[movedAt] = true, busyPage(1, 7)
+		s := run(t, w, signals.Options{Registry: registry})
+		s.SetPods([]regions.Pod{pod("one", 1), pod("two", 1)})
+		wait(second)
+		moved := pod("one", 1)
+		moved.Metrics = netip.MustParseAddrPort(movedAt)
+		s.SetPods([]regions.Pod{moved})
+		wait(4 * second)
+		expect(t, "moved", registry, []string{"rhumb_pod_scrape_failures_total 0", `rhumb_pod_pending_requests{model="llama",pod="one"} 7`},
+			"rhumb_pod_scrape_failures_total", "rhumb_pod_pending_requests")
+	})
 }
 
 // TestRunEndsWithItsReadings: an agent that ends counts nothing as failed.

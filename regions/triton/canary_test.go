@@ -74,10 +74,11 @@ func TestCanary(t *testing.T) {
 // TestCanaryOfASimulatedPod meets both backends well, failing while their health
 // says 200, hung, and gone.
 func TestCanaryOfASimulatedPod(t *testing.T) {
-	for _, backend := range []func(*tritontest.Model){func(*tritontest.Model) {}, func(m *tritontest.Model) { m.Flavour = tritontest.TRTLLM }} {
+	engine := tritontest.DefaultModel("llama")
+	engine.Flavour = tritontest.TRTLLM
+	for _, m := range []tritontest.Model{tritontest.DefaultModel("llama"), engine} {
+		flavour := m.Flavour
 		o := tritontest.DefaultOptions()
-		m := tritontest.DefaultModel("llama")
-		backend(&m)
 		o.Models = []tritontest.Model{m}
 		pod := tritontest.New(o)
 		if err := pod.Start(t.Context()); err != nil {
@@ -90,14 +91,20 @@ func TestCanaryOfASimulatedPod(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), within)
 			defer cancel()
 			if got, _, err := c.Canary(ctx, at, "llama", "hello"); got != want {
-				t.Errorf("backend %v, %s: saw %v, %v", m.Flavour, what, got, err)
+				t.Errorf("flavour %v, %s: saw %v, %v", flavour, what, got, err)
 			}
 		}
 		sees("well", regions.SawReady, patience)
-		pod.ErrorRate(1000)
-		sees("its backend fails", regions.SawNotReady, patience)
-		if got, _, err := c.ModelReady(t.Context(), at, "llama"); got != regions.SawReady {
-			t.Errorf("and its health says %v, %v", got, err)
+		for _, how := range []struct {
+			dead   tritontest.Zombie
+			want   regions.Sight
+			within time.Duration
+		}{{tritontest.Failing, regions.SawNotReady, patience}, {tritontest.Hanging, regions.SawTimeout, 50 * time.Millisecond}} {
+			pod.Zombie("llama", how.dead)
+			sees("its backend is "+how.dead.String(), how.want, how.within)
+			if got, _, err := c.ModelReady(t.Context(), at, "llama"); got != regions.SawReady {
+				t.Errorf("its backend is %v, and its health says %v, %v", how.dead, got, err)
+			}
 		}
 		pod.Heal()
 		sees("it is back", regions.SawReady, patience)
