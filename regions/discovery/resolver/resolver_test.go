@@ -274,11 +274,14 @@ func TestAttempts(t *testing.T) {
 // TestEDNS: a question says what size it takes; who does not know that is asked in
 // the old way.
 func TestEDNS(t *testing.T) {
-	var sizes []uint16
+	var mu sync.Mutex
+	var sizes []uint16 // guarded by mu
 	s := serve(t, true, func(w dns.ResponseWriter, q *dns.Msg) {
 		m := new(dns.Msg)
 		if o := q.IsEdns0(); o != nil {
+			mu.Lock()
 			sizes = append(sizes, o.UDPSize())
+			mu.Unlock()
 			m.SetRcodeFormatError(q)
 			m.Id = q.Id
 			_ = w.WriteMsg(m)
@@ -286,7 +289,10 @@ func TestEDNS(t *testing.T) {
 		}
 		zone{"old.example. A": "old.example. 5 A 10.0.0.1"}.serve(w, q)
 	})
-	if got := show(ask(t, brief, "", s).Lookup(t.Context(), "old.example.", resolver.A)); got != "10.0.0.1 5s" || !slices.Equal(sizes, []uint16{1232}) {
+	got := show(ask(t, brief, "", s).Lookup(t.Context(), "old.example.", resolver.A))
+	mu.Lock()
+	defer mu.Unlock()
+	if got != "10.0.0.1 5s" || !slices.Equal(sizes, []uint16{1232}) {
 		t.Errorf("got %q with sizes %v", got, sizes)
 	}
 }
