@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -253,9 +254,14 @@ func TestModelsOfAPodAreJudgedEach(t *testing.T) {
 			}
 			return regions.Observation{Sight: regions.SawReady}
 		})
-		states := map[regions.ModelName]regions.PodState{}
+		var mu sync.Mutex
+		states := map[regions.ModelName]regions.PodState{} // guarded by mu
 		o := probe.DefaultOptions()
-		o.OnChange = func(_ regions.PodID, model regions.ModelName, _, to regions.PodState, _ string) { states[model] = to }
+		o.OnChange = func(_ regions.PodID, model regions.ModelName, _, to regions.PodState, _ string) {
+			mu.Lock()
+			defer mu.Unlock()
+			states[model] = to
+		}
 		r := probe.NewRunner(o, models)
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
