@@ -169,7 +169,7 @@ func (a *Admission) enter(now time.Time, req regions.Request, since time.Time, t
 	if l == nil {
 		l = &line{}
 	}
-	t := &ticket{class: req.Class, since: since, due: now.Add(a.patience(req.MaxWait)), try: try, done: make(chan error, 1)}
+	t := &ticket{class: req.Class, since: since, came: now, due: now.Add(a.patience(req.MaxWait)), try: try, done: make(chan error, 1)}
 	n := l.place(t)
 	l.note(now, &a.opts)
 	if n == 0 && try(now, l.view()) == Done {

@@ -8,6 +8,8 @@ const (
 	// and run by the dozen, and follows a pool that lost a pod within seconds.
 	slice  = time.Second
 	memory = 10
+	// enough is how many must have been served for a rate: fewer are chance.
+	enough = 4
 )
 
 // drain measures how fast a line moves: how many were served per time in which
@@ -50,7 +52,7 @@ func (d *drain) time(n int) time.Duration {
 		served += d.served[i]
 		busy += d.busy[i]
 	}
-	if served == 0 {
+	if served < enough {
 		return 0
 	}
 	return busy / time.Duration(served) * time.Duration(n)

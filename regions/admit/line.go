@@ -20,7 +20,8 @@ type line struct {
 // ticket is one request's place.
 type ticket struct {
 	class regions.Class
-	since time.Time // of the request's arrival, not of this place
+	since time.Time // of the request's arrival
+	came  time.Time // to this place
 	due   time.Time // when it gives up
 	try   Try
 	// done gets the end of the wait, once.
@@ -86,8 +87,8 @@ func (l *line) wait(now time.Time, n int) time.Duration {
 	}
 	oldest := now
 	for _, t := range l.waiting {
-		if t.since.Before(oldest) {
-			oldest = t.since
+		if t.came.Before(oldest) {
+			oldest = t.came
 		}
 	}
 	return now.Sub(oldest)

@@ -92,6 +92,9 @@ func (a *attempt) send(out *http.Request, body payload) (*http.Response, error) 
 	// A question for metadata is answered by a pod that generates nothing, too.
 	if !a.podError() && !a.x.req.Aside {
 		a.sight(regions.SawServed, a.ttft())
+		if a.place.began != nil && !a.x.req.Aside {
+			a.place.began(a.x.proxy.opts.Now(), a.ttft(), a.x.prompt)
+		}
 	}
 	a.body = res.Body
 	res.Body = &answerBody{a}

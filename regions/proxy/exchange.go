@@ -134,3 +134,15 @@ func (x *exchange) cause() error {
 		return nil
 	}
 }
+
+// rest waits until then, and reports false if the request's time is over before.
+func (x *exchange) rest(until time.Time) bool {
+	timer := time.NewTimer(until.Sub(x.proxy.opts.Now()))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-x.ctx.Done():
+		return false
+	}
+}

@@ -61,16 +61,16 @@ func (e *refusedError) Error() string {
 // waitedError is a request that could not or not longer wait for a place.
 type waitedError struct {
 	err   *admit.RefusedError
-	full  bool // there were pods, all of them busy
+	none  bool // there was no pod at all, rather than busy ones
 	model regions.ModelName
 }
 
 // Error is what the client is told.
 func (e *waitedError) Error() string {
-	if e.full {
-		return fmt.Sprintf("all pods of model '%s' are busy, try again", e.model)
+	if e.none {
+		return (&refusedError{model: e.model, refusal: pool.NoPod}).Error()
 	}
-	return (&refusedError{model: e.model, refusal: pool.NoPod}).Error()
+	return fmt.Sprintf("all pods of model '%s' are busy, try again", e.model)
 }
 
 // lostError is a pod or region that could not be reached or was lost.
@@ -109,10 +109,10 @@ func faultOf(err error) fault {
 		return fault{status: http.StatusNotFound, reason: "unknown-model", text: refused.Error()}
 	case errors.As(err, &refused):
 		return fault{status: http.StatusServiceUnavailable, reason: "no-pod", text: refused.Error(), retry: retryAfter(), fresh: true}
-	case errors.As(err, &waited) && waited.full:
-		return fault{status: http.StatusTooManyRequests, reason: waited.err.Reason.String(), text: waited.Error(), retry: waited.err.RetryAfter}
-	case errors.As(err, &waited):
+	case errors.As(err, &waited) && waited.none:
 		return fault{status: http.StatusServiceUnavailable, reason: "no-pod", text: waited.Error(), retry: waited.err.RetryAfter}
+	case errors.As(err, &waited):
+		return fault{status: http.StatusTooManyRequests, reason: waited.err.Reason.String(), text: waited.Error(), retry: waited.err.RetryAfter}
 	case errors.Is(err, errOwnTrouble):
 		return fault{status: http.StatusServiceUnavailable, reason: "no-connections", text: "the gateway is out of connections, try again", retry: retryAfter(), fresh: true}
 	case errors.Is(err, errNoConnection):

@@ -47,7 +47,9 @@ type place struct {
 	pod          regions.PodID // empty for a region
 	region       regions.ID    // empty for a pod
 	print        regions.Fingerprint
-	done         func(now time.Time, out regions.Outcome)
+	// began tells of the first byte of an answer; nil for a region.
+	began func(now time.Time, ttft time.Duration, prompt int)
+	done  func(now time.Time, out regions.Outcome)
 }
 
 // name is the place's name in logs and errors.
@@ -64,8 +66,8 @@ type search struct {
 	begun time.Time
 	found place
 	err   error // why there will be none
-	// full is whether the last try found pods, all of them busy.
-	full bool
+	// none is whether the last try found no pod, rather than busy ones.
+	none bool
 }
 
 // choose finds a pod, or failing that a place in another region, waiting for one in
@@ -85,7 +87,7 @@ func (x *exchange) choose() (place, error) {
 	case err == nil:
 		return s.found, s.err
 	case errors.As(err, &refused):
-		return place{}, &waitedError{refused, s.full, x.req.Model}
+		return place{}, &waitedError{refused, s.none, x.req.Model}
 	default:
 		return place{}, x.cause()
 	}
@@ -101,7 +103,7 @@ func (s *search) try(now time.Time, line admit.Line) admit.Verdict {
 	if refusal != pool.UnknownModel {
 		x.know()
 	}
-	s.full = refusal == pool.Full
+	s.none = refusal != pool.Full
 	switch {
 	case x.req.From != "":
 		// The region that sent it has the line, and other regions to ask.
@@ -144,7 +146,7 @@ func (s *search) claim(now time.Time) pool.Refusal {
 	pod := lease.Pod()
 	s.found = place{
 		scheme: "http", host: pod.At(x.req.Frontend).String(), pod: pod.ID,
-		print: lease.Fingerprint(), done: lease.Done,
+		print: lease.Fingerprint(), began: lease.Began, done: lease.Done,
 	}
 	return refusal
 }

@@ -38,6 +38,7 @@ type stream struct {
 	cut   error  // why the present pod's answer ended before its time; to be seen to
 	end   error
 	took  bool             // an event
+	torn  bool             // an event was passed on in parts
 	told  *resume.PodError // by the pod, for an answer in one piece
 	// origin is the first pod's answer, whose trailer comes at its end; trailer is what
 	// the client was promised of it, and ours.
@@ -216,17 +217,17 @@ func (s *stream) take(event []byte) {
 	}
 }
 
-// pass ends the taking apart of a stream with an event that is too long: what is left
-// goes to the client as it comes.
+// pass gives an event that is too long to the client as far as it has come, and what
+// follows as it comes.
 func (s *stream) pass() {
 	if s.gather != nil {
 		s.end = sse.ErrTooLong
 		return
 	}
-	s.took = true
+	s.took, s.torn = true, true
 	s.out = append(s.out, s.split.Rest()...)
 	s.split = sse.NewSplitter(maxEvent)
-	s.session = resume.Open(resume.Profile{}, resume.DefaultLimits(), nil)
+	s.session.Skip()
 	s.resumable.Store(false)
 }
 
@@ -266,14 +267,14 @@ func (s *stream) goOn() {
 		}
 		if err != nil {
 			x.proxy.metrics.resumed(x.req.Model, err)
-			s.tell(cut)
+			s.tell(cut, err)
 			return
 		}
 		if cut = s.carryOn(a, body); cut == nil {
 			return
 		}
 		if x.current == a { // no place was to be had
-			s.tell(cut)
+			s.tell(cut, errNoPlace)
 			return
 		}
 	}
@@ -281,6 +282,7 @@ func (s *stream) goOn() {
 
 var (
 	errNoResume      = errors.New("not resumed: it is off, or the pod was not lost")
+	errNoPlace       = errors.New("not resumed: no pod has room")
 	errNoFingerprint = errors.New("not resumed: the model's fingerprint is not known")
 )
 
@@ -292,7 +294,11 @@ func (s *stream) rest(lost *attempt) ([]byte, error) {
 	case lost.place.print == (regions.Fingerprint{}) && s.x.req.Same == (regions.Fingerprint{}):
 		return nil, errNoFingerprint
 	default:
-		return s.onward(s.x.proxy.opts.Now())
+		body, err := s.onward(s.x.proxy.opts.Now())
+		if early, ok := errors.AsType[*resume.EarlyError](err); ok && s.x.rest(early.Until) {
+			body, err = s.onward(s.x.proxy.opts.Now())
+		}
+		return body, err
 	}
 }
 
@@ -324,19 +330,24 @@ func (s *stream) carryOn(lost *attempt, body []byte) error {
 	return nil
 }
 
-// tell ends a stream that can't go on with an event that says so.
-func (s *stream) tell(cut error) {
+// tell ends a stream that can't go on, and why it can't, with an event that says so.
+func (s *stream) tell(cut, why error) {
 	if s.gather != nil {
 		if s.cut, s.end = nil, io.EOF; !errors.As(cut, &s.told) {
 			s.end = &lostError{s.x.current.place, cut}
 		}
 		return
 	}
-	if s.out = s.own; len(s.out) == 0 {
-		s.out = s.session.Terminal(cutText(cut))
+	if s.torn {
+		s.out = []byte("\n\n") // half an event may have gone out
+	}
+	if len(s.own) > 0 {
+		s.out = append(s.out, s.own...)
+	} else {
+		s.out = append(s.out, s.session.Terminal(cutText(cut))...)
 	}
 	s.cut, s.end = nil, io.EOF
-	s.x.proxy.log.Warn("stream ended before its time", "model", s.x.req.Model, "at", s.x.current.place.name(), "err", cut)
+	s.x.proxy.log.Warn("stream ended before its time", "model", s.x.req.Model, "at", s.x.current.place.name(), "err", cut, "why", why)
 }
 
 // cutText is what the client is told of a stream that ends before its time.

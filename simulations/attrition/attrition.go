@@ -81,16 +81,18 @@ type region struct {
 	gateway netip.AddrPort
 	admin   netip.AddrPort
 	strays  chan *process.Stray
+	// progress is told what goes, and what the agent said of it.
+	progress io.Writer
 }
 
 // Run runs it to its end. What goes wrong with streams is in the report; the error is
 // of a run that did not come about.
 func Run(ctx context.Context, o Options, progress io.Writer) (Report, error) {
-	r, err := open(ctx, o)
+	r, err := open(ctx, o, progress)
 	if err != nil {
 		return Report{}, err
 	}
-	report, err := r.run(ctx, progress)
+	report, err := r.run(ctx)
 	return report, errors.Join(err, r.close(ctx))
 }
 
@@ -101,8 +103,8 @@ const host = "127.0.0.1"
 const firstPort = 21000
 
 // open writes the files and starts the processes.
-func open(ctx context.Context, o Options) (*region, error) {
-	r := &region{opts: o, strays: make(chan *process.Stray, o.Pods+1)}
+func open(ctx context.Context, o Options, progress io.Writer) (*region, error) {
+	r := &region{opts: o, progress: progress, strays: make(chan *process.Stray, o.Pods+1)}
 	port := uint16(firstPort)
 	next := func() netip.AddrPort {
 		port++
@@ -192,8 +194,22 @@ func (r *region) write(ctx context.Context, c setting) error {
 	return os.WriteFile(r.path("agent.yaml"), []byte(text.String()), 0o600)
 }
 
+// words prints what the agent says of streams that it could not go on with.
+func (r *region) words() {
+	text, err := os.ReadFile(r.agent.Log)
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(text)) {
+		if strings.Contains(line, "ended before its time") {
+			_, _ = io.WriteString(r.progress, line)
+		}
+	}
+}
+
 // close ends all processes.
 func (r *region) close(ctx context.Context) error {
+	r.words()
 	ctx = context.WithoutCancel(ctx)
 	var g errgroup.Group
 	for _, p := range append([]*process.Process{r.agent}, r.pods...) {

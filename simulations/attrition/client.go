@@ -70,7 +70,7 @@ func (h *httpAsker) ask(ctx context.Context, prompt string, tokens int) (answer,
 	defer func() { _ = res.Body.Close() }()
 	if res.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10))
-		return a, fmt.Errorf("%s: %s", res.Status, text)
+		return a, fmt.Errorf("%s (%s): %s", res.Status, res.Header.Get(proxy.ReasonHeader), text)
 	}
 	err = a.read(res.Body)
 	a.resumed = res.Trailer.Get(proxy.ResumedHeader)+res.Header.Get(proxy.ResumedHeader) != ""

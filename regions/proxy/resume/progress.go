@@ -133,8 +133,11 @@ func (p *progress) cut(now time.Time) (left int, err error) {
 		p.finish = finishLength
 		return 0, ErrComplete
 	}
-	if p.resumes > p.limits.Resumes || p.resumes == p.limits.Resumes && now.Sub(p.last) < p.limits.Pause {
+	switch early := p.last.Add(p.limits.Pause); {
+	case p.resumes > p.limits.Resumes:
 		return 0, ErrSpent
+	case p.resumes == p.limits.Resumes && now.Before(early):
+		return 0, &EarlyError{early}
 	}
 	p.resumes++
 	p.last = now

@@ -45,6 +45,16 @@ var (
 	ErrSpent = errors.New("the stream was resumed too often")
 )
 
+// EarlyError is a resume that comes too soon after the last; it is an ErrSpent until
+// then.
+type EarlyError struct{ Until time.Time }
+
+// Error is ErrSpent's.
+func (e *EarlyError) Error() string { return ErrSpent.Error() }
+
+// Unwrap makes it an ErrSpent.
+func (e *EarlyError) Unwrap() error { return ErrSpent }
+
 // Limits bound a session.
 type Limits struct {
 	// Text is how many bytes of generated text are kept. A stream with more is
