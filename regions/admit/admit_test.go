@@ -329,9 +329,9 @@ func TestOverflowHasTwoThresholds(t *testing.T) {
 		}
 		d.in.Wait()
 		for i, line := range d.lines {
-			// Too long once it is known how fast it moves, and still with the last in line,
-			// who would wait for a tenth.
-			if line.Overflow != (i > 0) {
+			// Too long once four have shown how fast it moves, and still with the last in
+			// line, who would wait for a tenth.
+			if line.Overflow != (i > 3) {
 				t.Errorf("%d: overflow %v with %d in line", i, line.Overflow, line.Waiting)
 			}
 		}

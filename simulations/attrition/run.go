@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"sync"
 	"syscall"
@@ -55,7 +54,7 @@ func (r *region) taking(ctx context.Context) (int, error) {
 }
 
 // run takes pods away while clients stream.
-func (r *region) run(ctx context.Context, progress io.Writer) (Report, error) {
+func (r *region) run(ctx context.Context) (Report, error) {
 	if err := r.ready(ctx); err != nil {
 		return Report{}, err
 	}
@@ -68,7 +67,7 @@ func (r *region) run(ctx context.Context, progress io.Writer) (Report, error) {
 	g.Go(func() error { return c.run(ctx, faults.Done()) })
 	gone := 0
 	g.Go(func() (err error) {
-		gone, err = r.attrite(faults, progress)
+		gone, err = r.attrite(faults)
 		over()
 		return err
 	})
@@ -80,7 +79,7 @@ func (r *region) run(ctx context.Context, progress io.Writer) (Report, error) {
 
 // attrite takes one pod after another away until faults is done, and gives each back
 // later.
-func (r *region) attrite(faults context.Context, progress io.Writer) (int, error) {
+func (r *region) attrite(faults context.Context) (int, error) {
 	var back errgroup.Group
 	tick := time.NewTicker(r.opts.Every)
 	defer tick.Stop()
@@ -91,7 +90,7 @@ func (r *region) attrite(faults context.Context, progress io.Writer) (int, error
 		case <-tick.C:
 		}
 		p := r.pods[n%len(r.pods)]
-		_, _ = fmt.Fprintf(progress, "%s: %s\n", r.opts.Fault, p.Name)
+		_, _ = fmt.Fprintf(r.progress, "%s: %s\n", r.opts.Fault, p.Name)
 		give, err := r.take(p)
 		if err != nil {
 			return n, err
