@@ -179,6 +179,9 @@ func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if watches && a.noWatch {
 		refuse = apierrors.NewForbidden(schema.GroupResource{}, "", errors.New("no such verb"))
 	}
+	if watches && r.URL.Query().Get("resourceVersion") != strconv.Itoa(a.version) && !a.noWatch && refuse == nil {
+		refuse = apierrors.NewResourceExpired("too old resource version") // it keeps none
+	}
 	if refuse != nil {
 		a.mu.Unlock()
 		status := refuse.Status()

@@ -329,18 +329,19 @@ func TestForgeries(t *testing.T) {
 func TestSearch(t *testing.T) {
 	const conf = "search one.test two.test\noptions ndots:2 attempts:1 timeout:1\n"
 	z := zone{
-		"a.two.test. A":      "a.two.test. 5 A 10.0.0.2",
-		"a.b.c. A":           "a.b.c. 5 A 10.0.0.3",
-		"bad.one.test. A":    "SERVFAIL",
-		"bad.two.test. A":    "bad.two.test. 5 A 10.0.0.4",
-		"six.one.test. A":    "--\none.test. 20 SOA ns.test. m.test. 1 1 1 1 20",
-		"six.two.test. A":    "six.two.test. 5 A 10.0.0.5",
-		"gone.one.test. A":   "NXDOMAIN\n--\none.test. 9 SOA ns.test. m.test. 1 1 1 1 20",
-		"whole.test. A":      "whole.test. 5 A 10.0.0.6",
-		"whole.one.test. A":  "whole.one.test. 5 A 6.6.6.6",
-		"fails.too. A":       "SERVFAIL",
-		"a.b.c.one.test. A":  "a.b.c.one.test. 5 A 6.6.6.6",
-		"b.c.one.test. AAAA": "b.c.one.test. 5 AAAA fd00::1",
+		"a.two.test. A":       "a.two.test. 5 A 10.0.0.2",
+		"a.b.c. A":            "a.b.c. 5 A 10.0.0.3",
+		"bad.one.test. A":     "SERVFAIL",
+		"bad.two.test. A":     "bad.two.test. 5 A 10.0.0.4",
+		"six.one.test. A":     "--\none.test. 20 SOA ns.test. m.test. 1 1 1 1 20",
+		"six.two.test. A":     "six.two.test. 5 A 10.0.0.5",
+		"gone.one.test. A":    "NXDOMAIN\n--\none.test. 9 SOA ns.test. m.test. 1 1 1 1 20",
+		"nowhere.one.test. A": "NXDOMAIN\nnowhere.one.test. 8 CNAME gone.test.\n--\ntest. 9 SOA ns.test. m.test. 1 1 1 1 20",
+		"whole.test. A":       "whole.test. 5 A 10.0.0.6",
+		"whole.one.test. A":   "whole.one.test. 5 A 6.6.6.6",
+		"fails.too. A":        "SERVFAIL",
+		"a.b.c.one.test. A":   "a.b.c.one.test. 5 A 6.6.6.6",
+		"b.c.one.test. AAAA":  "b.c.one.test. 5 AAAA fd00::1",
 	}
 	for _, c := range []struct {
 		name string
@@ -354,6 +355,7 @@ func TestSearch(t *testing.T) {
 		{"bad", resolver.A, "error", "bad.one.test."},
 		{"six", resolver.A, " 20s", "six.one.test."},
 		{"gone", resolver.A, " 9s", "gone.one.test. gone.two.test. gone."},
+		{"nowhere", resolver.A, " 8s", "nowhere.one.test."},
 		{"whole.test.", resolver.A, "10.0.0.6 5s", "whole.test."},
 	} {
 		s := serve(t, true, z.serve)
