@@ -238,7 +238,9 @@ func TestReadWhatever(t *testing.T) {
 			}
 			for i := range s.Endpoints {
 				_, x, err := o.endpoint(s, &s.Endpoints[i])
-				if err == nil && !slices.ContainsFunc(pods, func(p regions.Pod) bool { return p.ID == x.pod.ID || p.HTTP.Addr() == x.pod.HTTP.Addr() || x.v6 || p.HTTP.Addr().Is6() }) && !twice(all, s.Endpoints[i]) {
+				if err == nil && !slices.ContainsFunc(pods, func(p regions.Pod) bool {
+					return p.ID == x.pod.ID || p.HTTP.Addr() == x.pod.HTTP.Addr() || x.v6 || p.HTTP.Addr().Is6()
+				}) && !twice(all, s.Endpoints[i]) {
 					t.Fatalf("%s at %s is not in %s", x.pod.ID, x.pod.HTTP, show(pods))
 				}
 			}
