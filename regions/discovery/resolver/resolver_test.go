@@ -221,6 +221,11 @@ func TestLookup(t *testing.T) {
 			t.Errorf("%s %s: got %q, want %q", c.name, c.typ, got, c.want)
 		}
 	}
+	for _, name := range []string{"", `a\.example.`, "a..example.", strings.Repeat("a", 64) + "."} {
+		if got := show(r.Lookup(t.Context(), name, resolver.A)); !strings.Contains(got, "this is not a name") {
+			t.Errorf("%q: %s", name, got)
+		}
+	}
 	a, err := r.Lookup(t.Context(), "many.example.", resolver.A)
 	if err != nil || len(a.Addrs) != 300 {
 		t.Errorf("an answer that only TCP holds: %d addresses, %v", len(a.Addrs), err)
