@@ -85,7 +85,6 @@ func (f *File) Run(ctx context.Context, emit func([]regions.Pod)) error {
 func (f *File) look(w *watched) (pods []regions.Pod, ok bool) {
 	text, err := read(f.opts.Path)
 	if err != nil {
-		w.decoded = false
 		f.Away(err)
 		return nil, false
 	}

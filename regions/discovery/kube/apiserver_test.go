@@ -2,20 +2,22 @@ package kube
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"maps"
 	"net"
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/rest"
 )
 
@@ -34,6 +36,7 @@ type apiServer struct {
 	deaf     bool                   // connections can't be made
 	silent   bool                   // watches are not told of changes
 	noWatch  bool                   // watches are forbidden
+	json     bool                   // it has no protobuf for us
 	curt     bool                   // watches end at once
 	lists    int
 	queries  []string
@@ -42,8 +45,56 @@ type apiServer struct {
 
 // event is one of a watch.
 type event struct {
-	Type   string `json:"type"`
-	Object any    `json:"object"`
+	what   string
+	object runtime.Object
+}
+
+// codecs are those of the API server for what is needed here.
+var codecs = func() serializer.CodecFactory {
+	scheme := runtime.NewScheme()
+	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
+	if err := discoveryv1.AddToScheme(scheme); err != nil {
+		panic(err)
+	}
+	return serializer.NewCodecFactory(scheme)
+}()
+
+// answer is a response in the first format that the client accepts, as the API server
+// chooses it, or in JSON, which it may choose too.
+type answer struct {
+	http.ResponseWriter
+	media runtime.SerializerInfo
+}
+
+func (a *apiServer) answer(w http.ResponseWriter, r *http.Request) *answer {
+	first, _, _ := strings.Cut(r.Header.Get("Accept"), ",")
+	if a.json {
+		first = runtime.ContentTypeJSON
+	}
+	media, ok := runtime.SerializerInfoForMediaType(codecs.SupportedMediaTypes(), first)
+	if !ok {
+		panic("no format " + first)
+	}
+	w.Header().Set("Content-Type", media.MediaType)
+	return &answer{w, media}
+}
+
+// encoded is an object of the API's first version.
+func (w *answer) encoded(o runtime.Object) []byte {
+	version := schema.GroupVersions{discoveryv1.SchemeGroupVersion, {Version: "v1"}}
+	out, err := runtime.Encode(codecs.EncoderForVersion(w.media.Serializer, version), o)
+	if err != nil {
+		panic(err)
+	}
+	return out
+}
+
+// send sends an event of a watch.
+func (w *answer) send(e event) {
+	framed := w.media.StreamSerializer.Framer.NewFrameWriter(w)
+	encoder := codecs.EncoderForVersion(w.media.StreamSerializer.Serializer, discoveryv1.SchemeGroupVersion)
+	_ = encoder.Encode(&metav1.WatchEvent{Type: e.what, Object: runtime.RawExtension{Raw: w.encoded(e.object)}}, framed)
+	_ = http.NewResponseController(w.ResponseWriter).Flush()
 }
 
 // start runs a server until the test ends.
@@ -137,7 +188,6 @@ func (a *apiServer) delete(names ...string) {
 func (a *apiServer) change(what string, s *discoveryv1.EndpointSlice) {
 	a.version++
 	s.ResourceVersion = strconv.Itoa(a.version)
-	s.TypeMeta = metav1.TypeMeta{Kind: "EndpointSlice", APIVersion: "discovery.k8s.io/v1"}
 	if a.slices[s.Name] = s; what == "DELETED" {
 		delete(a.slices, s.Name)
 	}
@@ -164,8 +214,8 @@ func (a *apiServer) hangUp() {
 
 // ServeHTTP implements http.Handler.
 func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "application/json")
 	a.mu.Lock()
+	out := a.answer(w, r)
 	a.queries = append(a.queries, r.URL.String())
 	a.agents[r.UserAgent()] = true
 	refuse := a.refuse
@@ -179,15 +229,17 @@ func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if watches && a.noWatch {
 		refuse = apierrors.NewForbidden(schema.GroupResource{}, "", errors.New("no such verb"))
 	}
+	if watches && r.URL.Query().Get("resourceVersion") != strconv.Itoa(a.version) && !a.noWatch && refuse == nil {
+		refuse = apierrors.NewResourceExpired("too old resource version") // it keeps none
+	}
 	if refuse != nil {
 		a.mu.Unlock()
 		status := refuse.Status()
-		status.TypeMeta = metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}
 		if d := status.Details; d != nil && d.RetryAfterSeconds > 0 {
 			w.Header().Set("Retry-After", strconv.Itoa(int(d.RetryAfterSeconds)))
 		}
 		w.WriteHeader(int(status.Code))
-		_ = json.NewEncoder(w).Encode(status)
+		_, _ = w.Write(out.encoded(&status))
 		return
 	}
 	if watches && a.curt {
@@ -198,24 +250,23 @@ func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		events := make(chan event, 100)
 		a.watchers[events] = true
 		a.mu.Unlock()
-		a.tell(w, r, events)
+		a.tell(out, r, events)
 		return
 	}
 	a.lists++
 	list := discoveryv1.EndpointSliceList{
-		TypeMeta: metav1.TypeMeta{Kind: "EndpointSliceList", APIVersion: "discovery.k8s.io/v1"},
 		ListMeta: metav1.ListMeta{ResourceVersion: strconv.Itoa(a.version)},
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.slices)) {
 		list.Items = append(list.Items, *a.slices[name])
 	}
 	a.mu.Unlock()
-	_ = json.NewEncoder(w).Encode(list)
+	_, _ = w.Write(out.encoded(&list))
 }
 
 // tell sends a watch its events.
-func (a *apiServer) tell(w http.ResponseWriter, r *http.Request, events chan event) {
-	_ = http.NewResponseController(w).Flush()
+func (a *apiServer) tell(w *answer, r *http.Request, events chan event) {
+	_ = http.NewResponseController(w.ResponseWriter).Flush()
 	defer a.do(func() { delete(a.watchers, events) })
 	for {
 		select {
@@ -225,8 +276,7 @@ func (a *apiServer) tell(w http.ResponseWriter, r *http.Request, events chan eve
 			if !ok {
 				return
 			}
-			_ = json.NewEncoder(w).Encode(e)
-			_ = http.NewResponseController(w).Flush()
+			w.send(e)
 		}
 	}
 }

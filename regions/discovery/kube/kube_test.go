@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -132,7 +133,13 @@ func (r *rig) healed() string {
 }
 
 func TestFollows(t *testing.T) {
-	inBubble(t, func(a *apiServer) { a.put(slice("s-1", v4, e("a", "10.0.0.1"))) }, func(r *rig) {
+	for what, json := range map[string]bool{"protobuf": false, "JSON": true} {
+		t.Run(what, func(t *testing.T) { follows(t, json) })
+	}
+}
+
+func follows(t *testing.T, json bool) {
+	inBubble(t, func(a *apiServer) { a.json = json; a.put(slice("s-1", v4, e("a", "10.0.0.1"))) }, func(r *rig) {
 		a := r.server
 		r.want("the list", "a", 1, false)
 		a.put(slice("s-1", v4, e("a", "10.0.0.1"), e("b", "10.0.0.2")))
@@ -146,7 +153,7 @@ func TestFollows(t *testing.T) {
 		a.put(slice("s-1", v4, e("b", "10.0.0.2", notReady)))
 		r.want("the pod is gone", "b c", 5, false)
 		a.do(func() {
-			a.broadcast(event{"BOOKMARK", map[string]any{"kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1", "metadata": map[string]any{"resourceVersion": "999"}}})
+			a.broadcast(event{"BOOKMARK", &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{ResourceVersion: "999"}}})
 		})
 		r.want("a bookmark", "b c", 5, false)
 		a.delete("s-2")
@@ -189,8 +196,7 @@ func TestWatchesEnd(t *testing.T) {
 		"too old a version (410)": func(a *apiServer) {
 			a.do(func() {
 				status := apierrors.NewResourceExpired("too old resource version").Status()
-				status.TypeMeta = metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}
-				a.broadcast(event{"ERROR", status})
+				a.broadcast(event{"ERROR", &status})
 			})
 		},
 	} {

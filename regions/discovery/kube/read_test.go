@@ -185,8 +185,21 @@ func TestReadMany(t *testing.T) {
 	}
 }
 
-// TestReadWhatever: of any slices a valid set is made, the same in whatever order
-// they come, in which no pod that goes on is hidden by one that ends.
+// twice reports whether another endpoint has the same UID.
+func twice(all []*discoveryv1.EndpointSlice, e discoveryv1.Endpoint) bool {
+	n := 0
+	for _, s := range all {
+		for _, x := range s.Endpoints {
+			if e.TargetRef != nil && x.TargetRef != nil && x.TargetRef.UID == e.TargetRef.UID {
+				n++
+			}
+		}
+	}
+	return n > 1
+}
+
+// TestReadWhatever: of any slices a valid set is made, always the same, and an
+// endpoint that could be a pod is one, unless another has its place.
 func TestReadWhatever(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var all []*discoveryv1.EndpointSlice
@@ -215,10 +228,22 @@ func TestReadWhatever(t *testing.T) {
 		if !slices.IsSortedFunc(pods, func(a, b regions.Pod) int { return strings.Compare(string(a.ID), string(b.ID)) }) {
 			t.Fatalf("not in order: %s", show(pods))
 		}
-		slices.Reverse(all)
 		again, _ := o.read(all)
-		if len(again) != len(pods) {
-			t.Fatalf("%s in one order, %s in the other", show(pods), show(again))
+		if !slices.EqualFunc(again, pods, same) {
+			t.Fatalf("%s, then %s of the same", show(pods), show(again))
+		}
+		for _, s := range all {
+			if !o.wants(s.AddressType) {
+				continue
+			}
+			for i := range s.Endpoints {
+				_, x, err := o.endpoint(s, &s.Endpoints[i])
+				if err == nil && !slices.ContainsFunc(pods, func(p regions.Pod) bool {
+					return p.ID == x.pod.ID || p.HTTP.Addr() == x.pod.HTTP.Addr() || x.v6 || p.HTTP.Addr().Is6()
+				}) && !twice(all, s.Endpoints[i]) {
+					t.Fatalf("%s at %s is not in %s", x.pod.ID, x.pod.HTTP, show(pods))
+				}
+			}
 		}
 	})
 }

@@ -71,7 +71,7 @@ func parseConfig(text string) config {
 
 func domains(words []string) (out []string) {
 	for _, w := range words {
-		if _, ok := dns.IsDomainName(w); ok && strings.Trim(w, ".") != "" {
+		if isName(w) && strings.Trim(w, ".") != "" {
 			out = append(out, dns.Fqdn(w))
 		}
 	}
@@ -110,6 +110,12 @@ func (c *config) candidates(name string) []string {
 		return append([]string{whole}, out...)
 	}
 	return append(out, whole)
+}
+
+// isName reports whether a text can be a name. Escapes are for names that no pod has.
+func isName(text string) bool {
+	_, ok := dns.IsDomainName(text)
+	return ok && !strings.Contains(text, `\`)
 }
 
 // maxName is the longest name in text, with the dot at its end (RFC 1035, section

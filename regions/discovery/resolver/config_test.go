@@ -45,6 +45,9 @@ func FuzzParseConfig(f *testing.F) {
 				t.Error(err)
 			}
 		}
+		if !isName(name) {
+			return
+		}
 		if all := c.candidates(name); len(all) == 0 || slices.ContainsFunc(all, func(n string) bool { return !dns.IsFqdn(n) }) {
 			t.Errorf("candidates %q", all)
 		}

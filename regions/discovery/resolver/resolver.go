@@ -84,6 +84,9 @@ func New(o Options) *Resolver { return &Resolver{o} }
 // an answer that makes no sense. It ends the search, since the name may be in the
 // domain that could not be asked.
 func (r *Resolver) Lookup(ctx context.Context, name string, t Type) (Answer, error) {
+	if !isName(name) {
+		return Answer{}, fmt.Errorf("look up %q: this is not a name", name)
+	}
 	if a, ok := r.local(name, t); ok {
 		return a, nil
 	}

@@ -221,6 +221,11 @@ func TestLookup(t *testing.T) {
 			t.Errorf("%s %s: got %q, want %q", c.name, c.typ, got, c.want)
 		}
 	}
+	for _, name := range []string{"", `a\.example.`, "a..example.", strings.Repeat("a", 64) + "."} {
+		if got := show(r.Lookup(t.Context(), name, resolver.A)); !strings.Contains(got, "this is not a name") {
+			t.Errorf("%q: %s", name, got)
+		}
+	}
 	a, err := r.Lookup(t.Context(), "many.example.", resolver.A)
 	if err != nil || len(a.Addrs) != 300 {
 		t.Errorf("an answer that only TCP holds: %d addresses, %v", len(a.Addrs), err)
@@ -329,18 +334,19 @@ func TestForgeries(t *testing.T) {
 func TestSearch(t *testing.T) {
 	const conf = "search one.test two.test\noptions ndots:2 attempts:1 timeout:1\n"
 	z := zone{
-		"a.two.test. A":      "a.two.test. 5 A 10.0.0.2",
-		"a.b.c. A":           "a.b.c. 5 A 10.0.0.3",
-		"bad.one.test. A":    "SERVFAIL",
-		"bad.two.test. A":    "bad.two.test. 5 A 10.0.0.4",
-		"six.one.test. A":    "--\none.test. 20 SOA ns.test. m.test. 1 1 1 1 20",
-		"six.two.test. A":    "six.two.test. 5 A 10.0.0.5",
-		"gone.one.test. A":   "NXDOMAIN\n--\none.test. 9 SOA ns.test. m.test. 1 1 1 1 20",
-		"whole.test. A":      "whole.test. 5 A 10.0.0.6",
-		"whole.one.test. A":  "whole.one.test. 5 A 6.6.6.6",
-		"fails.too. A":       "SERVFAIL",
-		"a.b.c.one.test. A":  "a.b.c.one.test. 5 A 6.6.6.6",
-		"b.c.one.test. AAAA": "b.c.one.test. 5 AAAA fd00::1",
+		"a.two.test. A":       "a.two.test. 5 A 10.0.0.2",
+		"a.b.c. A":            "a.b.c. 5 A 10.0.0.3",
+		"bad.one.test. A":     "SERVFAIL",
+		"bad.two.test. A":     "bad.two.test. 5 A 10.0.0.4",
+		"six.one.test. A":     "--\none.test. 20 SOA ns.test. m.test. 1 1 1 1 20",
+		"six.two.test. A":     "six.two.test. 5 A 10.0.0.5",
+		"gone.one.test. A":    "NXDOMAIN\n--\none.test. 9 SOA ns.test. m.test. 1 1 1 1 20",
+		"nowhere.one.test. A": "NXDOMAIN\nnowhere.one.test. 8 CNAME gone.test.\n--\ntest. 9 SOA ns.test. m.test. 1 1 1 1 20",
+		"whole.test. A":       "whole.test. 5 A 10.0.0.6",
+		"whole.one.test. A":   "whole.one.test. 5 A 6.6.6.6",
+		"fails.too. A":        "SERVFAIL",
+		"a.b.c.one.test. A":   "a.b.c.one.test. 5 A 6.6.6.6",
+		"b.c.one.test. AAAA":  "b.c.one.test. 5 AAAA fd00::1",
 	}
 	for _, c := range []struct {
 		name string
@@ -354,6 +360,7 @@ func TestSearch(t *testing.T) {
 		{"bad", resolver.A, "error", "bad.one.test."},
 		{"six", resolver.A, " 20s", "six.one.test."},
 		{"gone", resolver.A, " 9s", "gone.one.test. gone.two.test. gone."},
+		{"nowhere", resolver.A, " 8s", "nowhere.one.test."},
 		{"whole.test.", resolver.A, "10.0.0.6 5s", "whole.test."},
 	} {
 		s := serve(t, true, z.serve)
