@@ -198,6 +198,7 @@ func TestReloadChangesNothing(t *testing.T) {
 		"no way \"random\" to choose":        func(o *Options) { o.Models = []Model{{Name: "llama", Balance: "random"}} },
 		"can change limits of requests":      func(o *Options) { o.Head.Size++ },
 		"can change the time to connect":     func(o *Options) { o.Limits.Dial++ },
+		"can change limits of queues":        func(o *Options) { o.Admit.Bound++ },
 		"can change canaries":                func(o *Options) { o.Canary.Every++ },
 		"can change the learning of slots":   func(o *Options) { o.FixedSlots = true },
 		"can change its name in the fleet":   func(o *Options) { o.Gossip.Name = "eu-west/agent-2" },
@@ -229,7 +230,7 @@ func TestReloadChangesNothing(t *testing.T) {
 func TestReloadKnowsEveryOption(t *testing.T) {
 	known := map[string]bool{}
 	for _, name := range strings.Fields(`TrustedProxies Keys Limits TLS Admin Linger Grace
-		Region Location Endpoints Listen Models Head Gossip Canary FixedSlots
+		Region Location Endpoints Listen Models Head Admit Gossip Canary FixedSlots
 		Balance Sources SpillTLS ListenStream Dial Now Logger Registry Version`) {
 		known[name] = true
 	}

@@ -41,6 +41,7 @@ type members struct {
 	t        *testing.T
 	fleet    *fleet.Authority
 	director *gossip.Node
+	slots    int // of each pod
 }
 
 func newMembers(t *testing.T) *members {
@@ -49,7 +50,7 @@ func newMembers(t *testing.T) *members {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &members{t: t, fleet: a}
+	m := &members{t: t, fleet: a, slots: podSlots}
 	if m.director, err = gossip.New(m.gossip("ns1", fleet.Request{Role: fleet.RoleDirector, Name: "ns1"})); err != nil {
 		t.Fatal(err)
 	}
@@ -154,9 +155,9 @@ func (m *members) pods(id regions.ID, models ...string) (pods []*tritontest.Pod,
 		spec := regions.Pod{ID: regions.PodID(o.Name)}
 		for _, name := range models {
 			model := tritontest.DefaultModel(name)
-			model.Slots, model.PrefillPerToken, model.InterToken, model.BatchPenalty = podSlots, 0, 5*time.Millisecond, 0
+			model.Slots, model.PrefillPerToken, model.InterToken, model.BatchPenalty = m.slots, 0, 5*time.Millisecond, 0
 			o.Models = append(o.Models, model)
-			spec.Models = append(spec.Models, regions.PodModel{Name: regions.ModelName(name), Slots: podSlots})
+			spec.Models = append(spec.Models, regions.PodModel{Name: regions.ModelName(name), Slots: m.slots})
 		}
 		p := tritontest.New(o)
 		if err := p.Start(m.t.Context()); err != nil {

@@ -302,7 +302,8 @@ func (s *stream) rest(lost *attempt) ([]byte, error) {
 	}
 }
 
-// carryOn asks another pod for the rest.
+// carryOn asks another pod for the rest. Pods that are lost before they said anything
+// of it cost nothing: the next one is asked the same.
 func (s *stream) carryOn(lost *attempt, body []byte) error {
 	x := s.x
 	s.body = body
@@ -312,8 +313,12 @@ func (s *stream) carryOn(lost *attempt, body []byte) error {
 	x.avoid(lost)
 	x.resumed++
 	res, err := x.launch(s)
-	if err != nil {
-		return err
+	for last := lost; err != nil; res, err = x.launch(s) {
+		if x.current == last || x.end != regions.EndPodLost || !x.miss() {
+			return err
+		}
+		last = x.current
+		x.avoid(last)
 	}
 	if now := x.current; !now.events.Load() {
 		_ = res.Body.Close()
