@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/proxy"
 	"github.com/rhumb-lb/rhumb/regions/regionstest"
 	"github.com/rhumb-lb/rhumb/regions/triton/tritontest"
 )
@@ -80,4 +81,33 @@ func TestTimeToTheLastClaim(t *testing.T) {
 		t.Logf("%s %d times: the last claim after min %v, median %v, max %v", name, len(took),
 			took[0].Round(time.Millisecond), took[len(took)/2].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
 	}
+}
+
+// TestTimeToTheFirstForward loses all pods of a region under load and tells when the
+// first request was answered by another region.
+func TestTimeToTheFirstForward(t *testing.T) {
+	m := newMembers(t)
+	eu, us := m.start(m.options("eu-west", "llama")), m.start(m.options("us-east", "llama"))
+	m.sends(us, rowFrom("us-east", "llama", eu.target(100)))
+	var took []time.Duration
+	for range *claimRuns {
+		regionstest.Eventually(t, patience, func() bool { return us.pool.Models(time.Now(), nil)[0].Pods.Ready == 3 }, "all pods are ready")
+		for _, p := range us.pods {
+			p.Crash()
+		}
+		begun := time.Now()
+		regionstest.Eventually(t, patience, func() bool {
+			res, _, err := us.do(http.MethodPost, us.url("/v2/models/llama/generate"), question("q", 1))
+			return err == nil && res.StatusCode == http.StatusOK && res.Header.Get(proxy.RegionHeader) == "eu-west"
+		}, "a request is answered by the other region")
+		took = append(took, time.Since(begun))
+		for _, p := range us.pods {
+			if err := p.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	slices.Sort(took)
+	t.Logf("all pods gone %d times: the first answer of another region after min %v, median %v, max %v", len(took),
+		took[0].Round(time.Millisecond), took[len(took)/2].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
 }
