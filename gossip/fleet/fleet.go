@@ -13,6 +13,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -128,6 +129,11 @@ func (i *Identity) Sign(domain Domain, message []byte) []byte {
 	return ed25519.Sign(i.key, domain.input(message))
 }
 
+// TLS is the identity as a client or server of TLS shows it.
+func (i *Identity) TLS() tls.Certificate {
+	return tls.Certificate{Certificate: [][]byte{i.Cert.DER}, PrivateKey: i.key}
+}
+
 // Roots are the fleet certificates that a member trusts: one, or two while the
 // fleet key is being replaced.
 type Roots struct {
@@ -153,6 +159,10 @@ func (r *Roots) IDs() []string {
 	}
 	return slices.Clone(r.ids)
 }
+
+// ClientCAs tells clients of TLS which certificates are asked for. It does not verify
+// them: that is [Roots.Verify]'s business.
+func (r *Roots) ClientCAs() *x509.CertPool { return r.pool.Clone() }
 
 // Equal reports whether both trust the same fleet certificates.
 func (r *Roots) Equal(other *Roots) bool {

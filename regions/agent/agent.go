@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/rhumb-lb/rhumb/gossip"
 	"github.com/rhumb-lb/rhumb/gossip/wire"
@@ -132,12 +131,9 @@ func (a *Agent) assembleDoor(parts *slog.Logger) {
 	o := &a.opts
 	a.spill = newSpiller(o.Region, a.gossip.Snapshot)
 	to := proxy.DefaultOptions(o.Region, a.pool)
-	to.Spill, to.SpillTLS, to.Observe, to.Load = a.spill, o.SpillTLS, a.runner.Observe, a.loaded
+	to.Spill, to.Vouch, to.SpillTLS, to.Observe, to.Load = a.spill, a.vouch, a.spillTLS(), a.runner.Observe, a.loaded
 	to.Dial, to.Limits, to.Admit, to.Now = o.Dial, o.Limits, o.Admit, o.Now
 	to.Logger, to.Registry = parts, o.Registry
-	to.Vouch = func(region regions.ID, req regions.Request) string {
-		return voucher.Issue(o.Gossip.Identity, region, req, o.Now())
-	}
 	to.Routes = map[regions.ModelName]proxy.Route{}
 	for _, m := range o.Models {
 		to.Routes[m.Name] = m.Route
@@ -147,14 +143,10 @@ func (a *Agent) assembleDoor(parts *slog.Logger) {
 	door.Ready, door.Models, door.Affinity = a.ready, a.models, o.affinity
 	door.Policy, door.Version, door.Now = o.policy(), o.Version, o.Now
 	door.Logger, door.Registry = parts, o.Registry
-	vouchers := voucher.NewChecker(o.Region, o.Gossip.Roots)
-	door.Guest = func(word string, now time.Time) (regions.Guest, error) {
-		v, err := vouchers.Check(word, now)
-		return v.Guest(), err
-	}
+	door.Guest = a.guest(voucher.NewChecker(o.Region, o.Gossip.Roots))
 	a.gateway = gateway.New(door)
 	a.server = gateway.NewServer(a.gateway, o.Head, a.log)
-	a.tls = livetls.New(o.TLS)
+	a.tls = livetls.New(o.serverTLS())
 	a.server.TLSConfig = a.tls.Server("h2", "http/1.1")
 }
 

@@ -34,7 +34,7 @@ func (a *Agent) Reload(o Options) error {
 	}
 	a.gateway.SetPolicy(o.policy())
 	a.proxy.SetLimits(o.Limits)
-	a.tls.Set(o.TLS)
+	a.tls.Set(o.serverTLS())
 	a.admin.Set(o.Admin)
 	a.farewell.Store(&farewell{o.Linger, o.Grace})
 	return nil

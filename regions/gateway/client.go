@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
-	"strings"
 
 	"github.com/rhumb-lb/rhumb/regions"
 )
@@ -32,11 +31,10 @@ func notStarted(text string) error {
 // region has checked and charged the key; it must be one that is known here too, if
 // there are keys, and what it says of the client is believed.
 func (g *Gateway) enter(d *door, v *visit, r *http.Request, path string) error {
-	word, ok := r.Header[spillHeader]
-	if !ok {
+	if _, ok := r.Header[spillHeader]; !ok {
 		return d.enter(v, r, path)
 	}
-	guest, err := g.opts.Guest(strings.Join(word, ","), v.begun)
+	guest, err := g.opts.Guest(r, v.begun)
 	if err != nil {
 		g.metrics.strangers.Inc()
 		g.strange.Do(func() {

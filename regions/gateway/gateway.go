@@ -56,9 +56,9 @@ type Options struct {
 	Generates func(regions.ModelName) bool
 	// Affinity is by what the requests for a model should meet. Nil: nothing.
 	Affinity func(regions.ModelName) regions.Affinity
-	// Guest checks the word of a region whose gateway sent a request on. Nil: no such
-	// request is let in.
-	Guest func(word string, now time.Time) (regions.Guest, error)
+	// Guest checks the word of the region whose gateway has sent a request on, in
+	// Rhumb-Spill. Nil: no such request is let in.
+	Guest func(r *http.Request, now time.Time) (regions.Guest, error)
 	// Policy says who is let in, until [Gateway.SetPolicy] changes it.
 	Policy Policy
 	// Version is told by the server's metadata.
@@ -88,7 +88,7 @@ func (o Options) withDefaults() Options {
 		o.Affinity = func(regions.ModelName) regions.Affinity { return regions.Affinity{} }
 	}
 	if o.Guest == nil {
-		o.Guest = func(string, time.Time) (regions.Guest, error) { return regions.Guest{}, errNoGuests }
+		o.Guest = func(*http.Request, time.Time) (regions.Guest, error) { return regions.Guest{}, errNoGuests }
 	}
 	if o.Now == nil {
 		o.Now = time.Now

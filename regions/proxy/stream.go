@@ -14,6 +14,7 @@ import (
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/proxy/resume"
 	"github.com/rhumb-lb/rhumb/regions/proxy/sse"
+	"github.com/rhumb-lb/rhumb/regions/proxy/vigil"
 )
 
 // maxEvent bounds one event of a stream in bytes. An event has a token's text and some
@@ -302,8 +303,9 @@ func (s *stream) rest(lost *attempt) ([]byte, error) {
 	}
 }
 
-// carryOn asks another pod for the rest. Pods that are lost before they said anything
-// of it cost nothing: the next one is asked the same.
+// carryOn asks another pod for the rest. One that turns out to be a black hole before it
+// said anything costs nothing: the next one is asked the same. One that is lost costs a
+// resume, since it may be the request that kills pods.
 func (s *stream) carryOn(lost *attempt, body []byte) error {
 	x := s.x
 	s.body = body
@@ -314,7 +316,7 @@ func (s *stream) carryOn(lost *attempt, body []byte) error {
 	x.resumed++
 	res, err := x.launch(s)
 	for last := lost; err != nil; res, err = x.launch(s) {
-		if x.current == last || x.end != regions.EndPodLost || !x.miss() {
+		if x.current == last || !errors.Is(err, vigil.ErrAbandoned) || !x.miss() {
 			return err
 		}
 		last = x.current

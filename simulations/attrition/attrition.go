@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -96,19 +97,21 @@ func Run(ctx context.Context, o Options, progress io.Writer) (Report, error) {
 	return report, errors.Join(err, r.close(ctx))
 }
 
-// host is the address of everything: a port tells one from another.
-const host = "127.0.0.1"
-
 // firstPort is where the ports of a run begin. The system gives out higher ones.
 const firstPort = 21000
+
+// anywhere is an address of loopback that nobody else is likely to use.
+func anywhere() netip.Addr {
+	return netip.AddrFrom4([4]byte{127, byte(1 + rand.IntN(254)), byte(rand.IntN(256)), 1})
+}
 
 // open writes the files and starts the processes.
 func open(ctx context.Context, o Options, progress io.Writer) (*region, error) {
 	r := &region{opts: o, progress: progress, strays: make(chan *process.Stray, o.Pods+1)}
-	port := uint16(firstPort)
+	host, port := anywhere(), uint16(firstPort)
 	next := func() netip.AddrPort {
 		port++
-		return netip.AddrPortFrom(netip.MustParseAddr(host), port)
+		return netip.AddrPortFrom(host, port)
 	}
 	c := setting{Options: o, Gateway: next(), Admin: next(), Gossip: next()}
 	r.gateway, r.admin = c.Gateway, c.Admin

@@ -13,6 +13,7 @@ var (
 	fault    = flag.String("fault", "kill", "how pods go: kill, term or stop")
 	frontend = flag.String("frontend", "stream", "what clients speak: stream, unary or grpc")
 	resumes  = flag.Bool("resume", true, "whether streams are resumed")
+	dir      = flag.String("dir", "", "a folder for keys, configuration and logs that stays; a temporary one if empty")
 	whole    = flag.Bool("whole", false, "a minute with 300 streams instead of a few seconds with 30")
 )
 
@@ -31,7 +32,9 @@ func binary(t *testing.T) string {
 // TestAttrition: pods go under streams, and no client sees it.
 func TestAttrition(t *testing.T) {
 	o := DefaultOptions()
-	o.Bin, o.Dir = binary(t), t.TempDir()
+	if o.Bin, o.Dir = binary(t), *dir; o.Dir == "" {
+		o.Dir = t.TempDir()
+	}
 	o.Fault, o.Frontend, o.Resume = *fault, *frontend, *resumes
 	if !*whole {
 		o.Pods, o.Slots, o.Streams, o.Tokens, o.InterToken = 4, 16, 30, 40, 50*time.Millisecond
