@@ -12,6 +12,7 @@ export GOTOOLCHAIN := local
 
 ARGS ?=
 RUNS ?= 20
+SEEDS ?= 3
 PROCESSES ?=
 FUZZTIME ?= 60s
 PACKAGES ?= ./...
@@ -33,6 +34,18 @@ demo: build ## a whole world on this machine; ARGS=--check tours it, PROCESSES=1
 .PHONY: failover
 failover: build ## lose a region RUNS times and print how long it shows; PROCESSES=1 by kill -9 and SIGSTOP
 	bin/rhumb demo --failover=$(RUNS) $(if $(PROCESSES),--processes) $(ARGS)
+
+# In virtual time: the same on every machine.
+.PHONY: balance
+balance: ## compare the ways to choose a pod, in virtual time
+	go test -count=1 -timeout 30m -v -run TestTable ./simulations/balancing -args -seeds $(SEEDS)
+
+FAULT ?= kill
+FRONTEND ?= stream
+
+.PHONY: attrition
+attrition: ## take pods away under 300 streams for a minute; FAULT=kill|term|stop FRONTEND=stream|unary|grpc
+	go test -count=1 -timeout 10m -v -run TestAttrition ./simulations/attrition -args -whole -fault $(FAULT) -frontend $(FRONTEND) $(ARGS)
 
 .PHONY: bench
 bench: ## run the micro-benchmarks of the hot paths

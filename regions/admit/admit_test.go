@@ -102,16 +102,19 @@ func (d *desk) refusal(name string) *admit.RefusedError {
 	return refused
 }
 
+// pass lets the bubble's time go on.
+func pass(d time.Duration) { <-time.After(d) }
+
 func TestFirstComeFirstServedByClass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(t, 1, nil)
 		d.come("a", regions.Request{})
 		d.come("b", regions.Request{})
-		time.Sleep(time.Millisecond)
+		pass(time.Millisecond)
 		d.come("low", regions.Request{Class: regions.ClassLow})
-		time.Sleep(time.Millisecond)
+		pass(time.Millisecond)
 		d.come("c", regions.Request{})
-		time.Sleep(time.Millisecond)
+		pass(time.Millisecond)
 		d.come("high", regions.Request{Class: regions.ClassHigh})
 		d.wantOrder("a")
 		if got := d.a.Waiting()[llama]; got != 4 {
@@ -136,7 +139,7 @@ func TestNobodyIsOvertaken(t *testing.T) {
 		d.mu.Unlock()
 		d.come("b", regions.Request{})
 		d.wantOrder()
-		time.Sleep(admit.DefaultOptions().Poll) // found out all the same
+		pass(admit.DefaultOptions().Poll) // found out all the same
 		synctest.Wait()
 		d.wantOrder("a")
 		d.release(1)
@@ -149,7 +152,7 @@ func TestWhoComesBackKeepsItsPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(t, 0, nil)
 		came := time.Now()
-		time.Sleep(time.Second)
+		pass(time.Second)
 		d.come("young", regions.Request{})
 		d.in.Go(func() {
 			if err := d.a.Enter(t.Context(), regions.Request{Model: llama}, came, d.try("old")); err != nil {
@@ -236,7 +239,7 @@ func TestTheLineIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(t, 0, func(o *admit.Options) { o.Bound = 3 })
 		for _, name := range []string{"a", "b", "c"} {
-			time.Sleep(time.Millisecond)
+			pass(time.Millisecond)
 			d.come(name, regions.Request{})
 		}
 		d.come("d", regions.Request{})
@@ -266,7 +269,7 @@ func TestRetryAfterIsByTheDrainRate(t *testing.T) {
 			d.come(fmt.Sprint(i), regions.Request{MaxWait: time.Minute})
 		}
 		for range 10 {
-			time.Sleep(500 * time.Millisecond)
+			pass(500 * time.Millisecond)
 			d.release(1)
 		}
 		for i := range 10 {
@@ -297,7 +300,7 @@ func TestWhoWouldWaitForTooLongIsToldAtOnce(t *testing.T) {
 			d.come(fmt.Sprint(i), regions.Request{})
 		}
 		for range 4 {
-			time.Sleep(time.Second)
+			pass(time.Second)
 			d.release(1)
 		}
 		begun := time.Now()
@@ -324,7 +327,7 @@ func TestOverflowHasTwoThresholds(t *testing.T) {
 		}
 		// Ten a second: 40 wait for 4 s, the last five for half a second.
 		for range 40 {
-			time.Sleep(100 * time.Millisecond)
+			pass(100 * time.Millisecond)
 			d.release(1)
 		}
 		d.in.Wait()
@@ -335,7 +338,7 @@ func TestOverflowHasTwoThresholds(t *testing.T) {
 				t.Errorf("%d: overflow %v with %d in line", i, line.Overflow, line.Waiting)
 			}
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		d.come("later", regions.Request{})
 		d.release(1)
 		d.in.Wait()

@@ -51,7 +51,7 @@ type Result struct {
 	Outcome         regions.Outcome
 }
 
-// DefaultOptions: ten seconds of half-life hold enough generations (1 to 60 s each)
+// DefaultOptions have ten seconds of half-life, which hold enough generations (1 to 60 s each)
 // to average over their lengths, and forget a slow minute in a minute. Eight
 // sequences are what an inference server batches with its defaults on one GPU.
 func DefaultOptions() Options {

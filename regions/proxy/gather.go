@@ -77,11 +77,10 @@ func (s *stream) early(res *http.Response) (*http.Response, error) {
 	split := sse.NewSplitter(maxRefusal)
 	split.Feed(text)
 	event, _ := split.Next() // nil if it is none, which is no error of a pod
-	var told *resume.PodError
-	if err := s.gather.Event(event); !errors.As(err, &told) {
-		return inOne(res, res.StatusCode, text), nil
+	status, body := res.StatusCode, text
+	if told, ok := errors.AsType[*resume.PodError](s.gather.Event(event)); ok {
+		status, body = s.gather.Failed(status, told)
 	}
-	status, body := s.gather.Failed(res.StatusCode, told)
 	return inOne(res, status, body), nil
 }
 

@@ -18,8 +18,8 @@ import (
 	"github.com/rhumb-lb/rhumb/regions/triton/tritontest"
 )
 
-// print is the fingerprint of the pods' model, as far as nothing else is said.
-var print = regions.Fingerprint{Version: 1, ConfigHash: 7}
+// loaded is the fingerprint of the pods' model, as far as nothing else is said.
+var loaded = regions.Fingerprint{Version: 1, ConfigHash: 7}
 
 // resuming makes a rig resume llama's streams.
 func resuming(tb testing.TB) func(*proxy.Options) {
@@ -36,7 +36,7 @@ func resuming(tb testing.TB) func(*proxy.Options) {
 // learn tells the rig's pool the fingerprints of its pods.
 func (g *rig) learn(pods int) {
 	for i := range pods {
-		g.pool.Learn(time.Now(), regions.PodID(rune('a'+i)), llama, regions.Facts{Fingerprint: print})
+		g.pool.Learn(time.Now(), regions.PodID(rune('a'+i)), llama, regions.Facts{Fingerprint: loaded})
 	}
 }
 
@@ -112,7 +112,10 @@ func TestCrashesAreNotSeen(t *testing.T) {
 	}
 	regionstest.Eventually(t, patience, func() bool { return begun.Load() >= 6 }, "the first pods stream")
 	pods[0].Crash()
-	time.Sleep(50 * time.Millisecond) // in the middle of what goes on
+	regionstest.Eventually(t, patience, func() bool {
+		n := g.metric("rhumb_proxy_resumes_total")
+		return len(n) > 0 && n[0] >= 3
+	}, "some go on, and others are about to")
 	pods[1].Crash()
 	all.Wait()
 	t.Logf("%d of %d answers went on at another pod", resumed.Load(), 2*each)

@@ -32,12 +32,9 @@ type answer struct {
 
 func newClients(o Options, gateway netip.AddrPort) *clients {
 	c := &clients{opts: o}
-	switch o.Frontend {
-	default:
-		c.ask = &httpAsker{base: "http://" + gateway.String(), stream: o.Frontend == "stream", http: &http.Client{
-			Transport: &http.Transport{MaxIdleConnsPerHost: o.Streams},
-		}}
-	}
+	c.ask = &httpAsker{base: "http://" + gateway.String(), stream: o.Frontend == "stream", http: &http.Client{
+		Transport: &http.Transport{MaxIdleConnsPerHost: o.Streams},
+	}}
 	return c
 }
 

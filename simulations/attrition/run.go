@@ -39,7 +39,7 @@ func (r *region) taking(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := (&http.Client{Timeout: time.Second}).Do(req)
 	if err != nil {
 		return 0, err
 	}

@@ -31,9 +31,9 @@ type Server struct {
 	// Up is when its probe finds it ready.
 	Up time.Duration
 
-	active, most int
-	queue        []func()
-	served       int
+	active int
+	queue  []func()
+	served int
 }
 
 // Scenario is a set of pods and what comes at them.
@@ -86,13 +86,13 @@ func Residence() float64 {
 }
 
 // Capacity is the requests per second that servers can serve: nominal, if all of
-// them were ordinary, and real.
-func Capacity(servers []Server) (nominal, real float64) {
+// them were ordinary, and actual.
+func Capacity(servers []Server) (nominal, actual float64) {
 	for _, s := range servers {
 		nominal += float64(s.Slots) / Residence()
-		real += float64(s.Slots) / Residence() / s.Slower
+		actual += float64(s.Slots) / Residence() / s.Slower
 	}
-	return nominal, real
+	return nominal, actual
 }
 
 // world is one run.

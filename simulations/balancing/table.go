@@ -31,14 +31,14 @@ func Scenarios(length time.Duration) []Scenario {
 	load := func(name string, servers []Server, rate float64) Scenario {
 		return Scenario{Name: name, Servers: servers, Rate: rate, Agents: 1, Warm: length / 4, Until: length}
 	}
-	nominal, real := Capacity(slow)
+	nominal, actual := Capacity(slow)
 	all, _ := Capacity(equal)
 	less, _ := Capacity(small)
 	two := load("two agents, 80 % of 16 pods", equal, 0.8*all)
 	two.Agents = 2
 	return []Scenario{
 		load("16 pods, 2 of them 16 times slower, 80 % of nominal capacity", slow, 0.8*nominal),
-		load("16 pods, 2 of them 16 times slower, 80 % of real capacity", slow, 0.8*real),
+		load("16 pods, 2 of them 16 times slower, 80 % of actual capacity", slow, 0.8*actual),
 		load("16 equal pods, 80 %", equal, 0.8*all),
 		load("16 pods, 2 of them with half the slots, 80 %", small, 0.8*less),
 		two,
