@@ -16,9 +16,8 @@ import (
 type exchange struct {
 	proxy  *Proxy
 	limits Limits // as they were when the request came
-	in     *http.Request
-	ctx    context.Context // of in, with the request's total time
-	out    *http.Request   // as it goes out, but for the place
+	in     *http.Request // its context has the request's total time
+	out    *http.Request // as it goes out, but for the place
 	w      *client.Writer
 	req    regions.Request
 	route  Route
@@ -66,8 +65,14 @@ func (x *exchange) launch(body payload) (*http.Response, error) {
 		if err == nil && x.stream != nil && isEvents(res) {
 			res, err = x.stream.open(res)
 		}
-		if err == nil {
+		if err == nil && !x.busy(a, res) {
 			return res, nil
+		}
+		if err == nil {
+			_ = res.Body.Close()
+			a.settle(regions.EndNotStarted)
+			x.avoid(a)
+			continue
 		}
 		end, err := a.failed(err)
 		a.settle(end)
@@ -125,13 +130,13 @@ func (x *exchange) finish() {
 
 // cause is why the request's time is over, nil if it is not.
 func (x *exchange) cause() error {
-	switch {
-	case x.in.Context().Err() != nil:
-		return errClientGone
-	case errors.Is(context.Cause(x.ctx), errTotal):
+	switch cause := context.Cause(x.in.Context()); {
+	case cause == nil:
+		return nil
+	case errors.Is(cause, errTotal):
 		return errTotal
 	default:
-		return nil
+		return errClientGone
 	}
 }
 
@@ -142,7 +147,7 @@ func (x *exchange) rest(until time.Time) bool {
 	select {
 	case <-timer.C:
 		return true
-	case <-x.ctx.Done():
+	case <-x.in.Context().Done():
 		return false
 	}
 }

@@ -26,7 +26,6 @@ var (
 	errStalled      = errors.New("no byte from the pod for too long")
 	errTotal        = errors.New("the request took too long")
 	errNoConnection = errors.New("could not connect in time")
-	errBusy         = errors.New("the pod refused the request before it began")
 	errNoRoom       = errors.New("the region has no room")
 	errClientGone   = errors.New("the client left")
 	errOwnTrouble   = errors.New("the gateway can't open connections")

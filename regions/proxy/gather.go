@@ -77,11 +77,12 @@ func (s *stream) early(res *http.Response) (*http.Response, error) {
 	split := sse.NewSplitter(maxRefusal)
 	split.Feed(text)
 	event, _ := split.Next() // nil if it is none, which is no error of a pod
-	status, body := res.StatusCode, text
-	if told, ok := errors.AsType[*resume.PodError](s.gather.Event(event)); ok {
-		status, body = s.gather.Failed(status, told)
+	var told *resume.PodError
+	if errors.As(s.gather.Event(event), &told) {
+		status, body := s.gather.Failed(res.StatusCode, told)
+		return inOne(res, status, body), nil //nolint:nilerr // the pod's error is the answer
 	}
-	return inOne(res, status, body), nil
+	return inOne(res, res.StatusCode, text), nil
 }
 
 // inOne is an answer with a JSON body instead of its events. What is left of these

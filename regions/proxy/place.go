@@ -81,7 +81,7 @@ func (x *exchange) choose() (place, error) {
 		}
 		return s.found, s.err
 	}
-	err := x.proxy.admission.Enter(x.ctx, x.req, x.begun, s.try)
+	err := x.proxy.admission.Enter(x.in.Context(), x.req, x.begun, s.try)
 	var refused *admit.RefusedError
 	switch {
 	case err == nil:

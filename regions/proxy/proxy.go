@@ -108,7 +108,7 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, req regions.Requ
 	// The caller's deadlines are for short answers of its own.
 	cw.Lift()
 	_ = cw.Control().SetReadDeadline(time.Time{})
-	x := &exchange{proxy: p, limits: limits, in: r, ctx: r.Context(), w: cw, req: req, route: p.opts.Routes[req.Model], begun: p.opts.Now()}
+	x := &exchange{proxy: p, limits: limits, in: r, w: cw, req: req, route: p.opts.Routes[req.Model], begun: p.opts.Now()}
 	defer x.finish()
 	if err := checkFields(r.Header); err != nil {
 		x.fail(cw, r, err)
@@ -117,7 +117,8 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, req regions.Requ
 	if limits.Total > 0 {
 		ctx, cancel := context.WithTimeoutCause(r.Context(), limits.Total, errTotal)
 		defer cancel()
-		x.ctx = ctx
+		r = r.WithContext(ctx)
+		x.in = r
 	}
 	var err error
 	if x.body, err = x.readBody(); err != nil {
@@ -128,7 +129,7 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, req regions.Requ
 	if !req.Aside {
 		p.opts.Pool.Arrive(req.Model)
 	}
-	out := r.WithContext(x.ctx)
+	out := r.WithContext(r.Context())
 	out.Body, out.ContentLength = x.body.Peek(), x.body.Length()
 	if _, ok := r.Header["Upgrade"]; ok {
 		// No upgrade is passed on: Triton knows none, and h2c would open a tunnel

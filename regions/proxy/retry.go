@@ -1,7 +1,12 @@
 package proxy
 
 import (
+	"bytes"
 	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,8 +25,6 @@ func (x *exchange) retries(a *attempt, end regions.End, err error) bool {
 	switch {
 	case errors.Is(err, errNoRoom):
 		return x.body.Intact()
-	case errors.Is(err, errBusy):
-		return x.miss() && x.proxy.retries.error(x.req.Model, now) && x.count()
 	case end != regions.EndPodLost:
 		return false
 	case a.nothingWritten():
@@ -32,6 +35,28 @@ func (x *exchange) retries(a *attempt, end regions.End, err error) bool {
 	}
 	x.replays++
 	return (a.paid.Load() || x.proxy.retries.death(x.req.Model, now)) && x.count()
+}
+
+// maxBusy bounds the answer of a pod that has no room, in bytes.
+const maxBusy = 4 << 10
+
+// busyWords are what Triton says, with 503, of requests that it did not begin: its queue
+// is full, or the request has been in it for too long.
+var busyWords = [...]string{"Exceeds maximum queue size", "Request timeout expired"}
+
+// busy reports that a pod refused a request before it began, and that another is to be
+// asked. Of an ensemble some part may have run, which harms only what is not generation.
+func (x *exchange) busy(a *attempt, res *http.Response) bool {
+	if a.place.pod == "" || res.StatusCode != http.StatusServiceUnavailable || !a.repeatable {
+		return false
+	}
+	text, err := io.ReadAll(io.LimitReader(res.Body, maxBusy))
+	if err == nil && slices.ContainsFunc(busyWords[:], func(w string) bool { return strings.Contains(string(text), w) }) &&
+		x.miss() && x.proxy.retries.error(x.req.Model, x.proxy.opts.Now()) {
+		return x.count()
+	}
+	res.Body = &gatheredBody{io.MultiReader(bytes.NewReader(text), res.Body), res.Body}
+	return false
 }
 
 // shown reports that the client may have got something of an attempt's answer.
