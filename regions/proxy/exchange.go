@@ -15,7 +15,7 @@ import (
 // more attempts. It is the reverse proxy's transport for this one request.
 type exchange struct {
 	proxy  *Proxy
-	limits Limits // as they were when the request came
+	limits Limits        // as they were when the request came
 	in     *http.Request // its context has the request's total time
 	out    *http.Request // as it goes out, but for the place
 	w      *client.Writer
