@@ -83,7 +83,7 @@ type relays struct {
 // is: statuses and spill rows are sent to whom they concern.
 func classOf(kind wire.Kind) (relay.Class, bool) {
 	switch kind {
-	case wire.Kind_STATUS, wire.Kind_SPILL:
+	case wire.Kind_STATUS, wire.Kind_SPILL, wire.Kind_PODS:
 		return 0, false
 	case wire.Kind_CONTROL, wire.Kind_OVERRIDE, wire.Kind_CERT:
 		return relay.Control, true

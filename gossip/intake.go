@@ -83,6 +83,15 @@ func judge(env *wire.Envelope, body *wire.Body, cert *fleet.Cert, now time.Time)
 			return judgement{reason: reasonMalformed, err: err}
 		}
 		return judgement{row: row}
+	case wire.Kind_PODS:
+		region, _, err := wire.DecodePods(body.GetPayload())
+		switch {
+		case err != nil:
+			return judgement{reason: reasonMalformed, err: err}
+		case string(region) != cert.Name:
+			return judgement{reason: reasonName}
+		}
+		return judgement{}
 	case wire.Kind_DIGEST:
 		d, err := wire.DecodeDigest(body.GetPayload())
 		switch {
@@ -347,6 +356,8 @@ func (i *intake) tell(body *wire.Body, cert *fleet.Cert, heard time.Time, j judg
 		return
 	case j.row != nil && i.opts.role() == RoleAgent && j.row.Source != i.opts.region():
 		return // another region's business
+	case body.GetKind() == wire.Kind_PODS && (i.opts.role() != RoleAgent || cert.Name != string(i.opts.region())):
+		return // likewise
 	case i.opts.OnRecord == nil:
 		return
 	}

@@ -130,6 +130,9 @@ func (n *Node) Addrs() []netip.AddrPort { return []netip.AddrPort{n.addr} }
 // Members lists all members that are known, this one among them, by name.
 func (n *Node) Members() []Member { return n.members.all() }
 
+// Heeds reports whether an audience has anybody in it besides this member.
+func (n *Node) Heeds(to Audience) bool { return len(n.members.audience(n.opts.Name, to)) > 0 }
+
 // Snapshot is the newest status of every agent that was heard of within Forget,
 // whether its process is still a member or not, with ages by this member's
 // clock. It is immutable, cheap to ask for, and never half of a push/pull's state.

@@ -38,8 +38,8 @@ type Record struct {
 	// The newest of each key wins.
 	Key     string
 	Payload []byte
-	// Audience is who is sent the record. All but spill rows reach everybody else
-	// too, by push/pull.
+	// Audience is who is sent the record. All but spill rows and loads of pods reach
+	// everybody else too, by push/pull.
 	Audience Audience
 }
 
@@ -113,8 +113,12 @@ func shapeOf(s regions.Status) (string, error) {
 	return string(b), err
 }
 
-// Publish sends a record once to its audience and, unless it is a spill row,
-// keeps it for push/pull. Statuses go by PublishStatus. Before Run it is only
+// fleeting reports whether records of a kind are said to whom they concern and then
+// forgotten: others come before anybody could pass them on.
+func fleeting(kind wire.Kind) bool { return kind == wire.Kind_SPILL || kind == wire.Kind_PODS }
+
+// Publish sends a record once to its audience and, unless it is a spill row or the
+// load of pods, keeps it for push/pull. Statuses go by PublishStatus. Before Run it is only
 // kept.
 func (n *Node) Publish(r Record) error {
 	if r.Kind == wire.Kind_STATUS {
@@ -126,7 +130,7 @@ func (n *Node) Publish(r Record) error {
 	p := &n.own
 	p.mu.Lock()
 	raw, k, err := n.sealLocked(r.Kind, r.Key, r.Payload)
-	if err == nil && r.Kind != wire.Kind_SPILL {
+	if err == nil && !fleeting(r.Kind) {
 		p.records[k] = r
 	}
 	p.mu.Unlock()
@@ -137,8 +141,7 @@ func (n *Node) Publish(r Record) error {
 	return nil
 }
 
-// sealLocked signs the next version of a record and, unless it is a spill row,
-// puts it into the store, where push/pull and Snapshot find it. A director of 100
+// sealLocked signs the next version of a record and, unless it is fleeting, puts it into the store, where push/pull and Snapshot find it. A director of 100
 // regions with 8 models writes 800 rows a second, more than any certificate's
 // share, and nobody asks it for one again.
 func (n *Node) sealLocked(kind wire.Kind, key string, payload []byte) ([]byte, slot, error) {
@@ -149,7 +152,7 @@ func (n *Node) sealLocked(kind wire.Kind, key string, payload []byte) ([]byte, s
 		return nil, slot{}, err
 	}
 	k := slot{role: n.opts.Identity.Cert.Role, kind: kind, origin: n.opts.Name, key: key}
-	if kind != wire.Kind_SPILL {
+	if !fleeting(kind) {
 		if err := n.keep(k, body, raw); err != nil {
 			return nil, slot{}, err
 		}

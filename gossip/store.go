@@ -247,7 +247,7 @@ func (s *store) state(self *fleet.Cert, now time.Time) *wire.State {
 	defer s.mu.Unlock()
 	var held []*record
 	for k, r := range s.slots {
-		if r.raw != nil && k.kind != wire.Kind_SPILL {
+		if r.raw != nil && !fleeting(k.kind) {
 			held = append(held, r)
 		}
 	}

@@ -42,7 +42,7 @@ const (
 	Kind_USAGE            Kind = 6  // use of quotas that span regions
 	Kind_COORD            Kind = 7  // network coordinates
 	Kind_CERT             Kind = 8  // a certificate of the fleet
-	Kind_PODS             Kind = 9  // pods of a region
+	Kind_PODS             Kind = 9  // a Pods, by a region's certificate
 	Kind_RECORD           Kind = 10 // anything else
 	Kind_DIGEST           Kind = 11 // a Digest, by a region's certificate
 )
@@ -945,6 +945,78 @@ func (x *SpillTarget) GetBudget() uint64 {
 	return 0
 }
 
+// Pods is the payload of PODS: what one agent has in flight on each pod, for the
+// other agents of its region. Pods on which it has nothing are left out. A pod is
+// named by the FNV-1a hash of its ID, 32 bits: among the hundred pods of a region
+// two are alike once in a million regions, and then count as none.
+type Pods struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Region        string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	Models        []string               `protobuf:"bytes,2,rep,name=models,proto3" json:"models,omitempty"`                             // strictly ascending
+	Pods          []uint32               `protobuf:"fixed32,3,rep,packed,name=pods,proto3" json:"pods,omitempty"`                        // strictly ascending
+	InFlight      []uint32               `protobuf:"varint,4,rep,packed,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"` // for each pod, one for each model
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pods) Reset() {
+	*x = Pods{}
+	mi := &file_wire_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pods) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pods) ProtoMessage() {}
+
+func (x *Pods) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pods.ProtoReflect.Descriptor instead.
+func (*Pods) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Pods) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *Pods) GetModels() []string {
+	if x != nil {
+		return x.Models
+	}
+	return nil
+}
+
+func (x *Pods) GetPods() []uint32 {
+	if x != nil {
+		return x.Pods
+	}
+	return nil
+}
+
+func (x *Pods) GetInFlight() []uint32 {
+	if x != nil {
+		return x.InFlight
+	}
+	return nil
+}
+
 // Meta describes a member in memberlist's membership; it is not signed and
 // decides only to whom something is sent.
 type Meta struct {
@@ -958,7 +1030,7 @@ type Meta struct {
 
 func (x *Meta) Reset() {
 	*x = Meta{}
-	mi := &file_wire_proto_msgTypes[8]
+	mi := &file_wire_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -970,7 +1042,7 @@ func (x *Meta) String() string {
 func (*Meta) ProtoMessage() {}
 
 func (x *Meta) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[8]
+	mi := &file_wire_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -983,7 +1055,7 @@ func (x *Meta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Meta.ProtoReflect.Descriptor instead.
 func (*Meta) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{8}
+	return file_wire_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Meta) GetProtocol() uint32 {
@@ -1020,7 +1092,7 @@ type State struct {
 
 func (x *State) Reset() {
 	*x = State{}
-	mi := &file_wire_proto_msgTypes[9]
+	mi := &file_wire_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1104,7 @@ func (x *State) String() string {
 func (*State) ProtoMessage() {}
 
 func (x *State) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[9]
+	mi := &file_wire_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1117,7 @@ func (x *State) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use State.ProtoReflect.Descriptor instead.
 func (*State) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{9}
+	return file_wire_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *State) GetCerts() [][]byte {
@@ -1080,7 +1152,7 @@ type Held struct {
 
 func (x *Held) Reset() {
 	*x = Held{}
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1092,7 +1164,7 @@ func (x *Held) String() string {
 func (*Held) ProtoMessage() {}
 
 func (x *Held) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1105,7 +1177,7 @@ func (x *Held) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Held.ProtoReflect.Descriptor instead.
 func (*Held) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{10}
+	return file_wire_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Held) GetEnvelope() []byte {
@@ -1133,7 +1205,7 @@ type CertRequest struct {
 
 func (x *CertRequest) Reset() {
 	*x = CertRequest{}
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1145,7 +1217,7 @@ func (x *CertRequest) String() string {
 func (*CertRequest) ProtoMessage() {}
 
 func (x *CertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1158,7 +1230,7 @@ func (x *CertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertRequest.ProtoReflect.Descriptor instead.
 func (*CertRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{11}
+	return file_wire_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CertRequest) GetKeyId() []byte {
@@ -1185,7 +1257,7 @@ type CertResponse struct {
 
 func (x *CertResponse) Reset() {
 	*x = CertResponse{}
-	mi := &file_wire_proto_msgTypes[12]
+	mi := &file_wire_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1197,7 +1269,7 @@ func (x *CertResponse) String() string {
 func (*CertResponse) ProtoMessage() {}
 
 func (x *CertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[12]
+	mi := &file_wire_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1210,7 +1282,7 @@ func (x *CertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertResponse.ProtoReflect.Descriptor instead.
 func (*CertResponse) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{12}
+	return file_wire_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CertResponse) GetCert() []byte {
@@ -1234,7 +1306,7 @@ type Want struct {
 
 func (x *Want) Reset() {
 	*x = Want{}
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1246,7 +1318,7 @@ func (x *Want) String() string {
 func (*Want) ProtoMessage() {}
 
 func (x *Want) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1259,7 +1331,7 @@ func (x *Want) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Want.ProtoReflect.Descriptor instead.
 func (*Want) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{13}
+	return file_wire_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Want) GetOrigin() string {
@@ -1363,7 +1435,12 @@ const file_wire_proto_rawDesc = "" +
 	"\vSpillTarget\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x125\n" +
 	"\bendpoint\x18\x02 \x01(\v2\x19.rhumb.gossip.v1.EndpointR\bendpoint\x12\x16\n" +
-	"\x06budget\x18\x03 \x01(\x04R\x06budget\"e\n" +
+	"\x06budget\x18\x03 \x01(\x04R\x06budget\"g\n" +
+	"\x04Pods\x12\x16\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\x12\x16\n" +
+	"\x06models\x18\x02 \x03(\tR\x06models\x12\x12\n" +
+	"\x04pods\x18\x03 \x03(\aR\x04pods\x12\x1b\n" +
+	"\tin_flight\x18\x04 \x03(\rR\binFlight\"e\n" +
 	"\x04Meta\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12)\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x15.rhumb.gossip.v1.RoleR\x04role\x12\x16\n" +
@@ -1424,7 +1501,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_wire_proto_goTypes = []any{
 	(Kind)(0),            // 0: rhumb.gossip.v1.Kind
 	(Scheme)(0),          // 1: rhumb.gossip.v1.Scheme
@@ -1437,12 +1514,13 @@ var file_wire_proto_goTypes = []any{
 	(*Digest)(nil),       // 8: rhumb.gossip.v1.Digest
 	(*SpillRow)(nil),     // 9: rhumb.gossip.v1.SpillRow
 	(*SpillTarget)(nil),  // 10: rhumb.gossip.v1.SpillTarget
-	(*Meta)(nil),         // 11: rhumb.gossip.v1.Meta
-	(*State)(nil),        // 12: rhumb.gossip.v1.State
-	(*Held)(nil),         // 13: rhumb.gossip.v1.Held
-	(*CertRequest)(nil),  // 14: rhumb.gossip.v1.CertRequest
-	(*CertResponse)(nil), // 15: rhumb.gossip.v1.CertResponse
-	(*Want)(nil),         // 16: rhumb.gossip.v1.Want
+	(*Pods)(nil),         // 11: rhumb.gossip.v1.Pods
+	(*Meta)(nil),         // 12: rhumb.gossip.v1.Meta
+	(*State)(nil),        // 13: rhumb.gossip.v1.State
+	(*Held)(nil),         // 14: rhumb.gossip.v1.Held
+	(*CertRequest)(nil),  // 15: rhumb.gossip.v1.CertRequest
+	(*CertResponse)(nil), // 16: rhumb.gossip.v1.CertResponse
+	(*Want)(nil),         // 17: rhumb.gossip.v1.Want
 }
 var file_wire_proto_depIdxs = []int32{
 	0,  // 0: rhumb.gossip.v1.Body.kind:type_name -> rhumb.gossip.v1.Kind
@@ -1452,7 +1530,7 @@ var file_wire_proto_depIdxs = []int32{
 	10, // 4: rhumb.gossip.v1.SpillRow.targets:type_name -> rhumb.gossip.v1.SpillTarget
 	6,  // 5: rhumb.gossip.v1.SpillTarget.endpoint:type_name -> rhumb.gossip.v1.Endpoint
 	2,  // 6: rhumb.gossip.v1.Meta.role:type_name -> rhumb.gossip.v1.Role
-	13, // 7: rhumb.gossip.v1.State.held:type_name -> rhumb.gossip.v1.Held
+	14, // 7: rhumb.gossip.v1.State.held:type_name -> rhumb.gossip.v1.Held
 	8,  // [8:8] is the sub-list for method output_type
 	8,  // [8:8] is the sub-list for method input_type
 	8,  // [8:8] is the sub-list for extension type_name
@@ -1471,7 +1549,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

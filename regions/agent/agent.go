@@ -237,15 +237,18 @@ func (a *Agent) models() []regions.ModelName {
 
 // heard takes what the fleet says besides statuses.
 func (a *Agent) heard(r gossip.Received) {
-	if r.Body.Kind != wire.Kind_SPILL {
-		return
+	switch r.Body.Kind {
+	case wire.Kind_SPILL:
+		row, err := wire.DecodeSpillRow(r.Body.Payload)
+		if err != nil {
+			a.log.Warn("spill row not understood", "from", r.Body.Origin, "error", err)
+			return
+		}
+		a.spill.heard(*row, r.Heard)
+	case wire.Kind_PODS:
+		a.heardPeer(r)
+	default:
 	}
-	row, err := wire.DecodeSpillRow(r.Body.Payload)
-	if err != nil {
-		a.log.Warn("spill row not understood", "from", r.Body.Origin, "error", err)
-		return
-	}
-	a.spill.heard(*row, r.Heard)
 }
 
 // nudge wakes the publisher.

@@ -31,6 +31,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.runner.Run(parts) })
 	g.Go(func() error { return a.signals.Run(parts) })
 	g.Go(func() error { return a.publish(parts) })
+	g.Go(func() error { return a.share(parts) })
 	for i := range a.opts.Sources {
 		g.Go(func() error { return a.opts.Sources[i].Run(parts, func(pods []regions.Pod) { a.found(i, pods) }) })
 	}

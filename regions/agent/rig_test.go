@@ -42,6 +42,7 @@ type members struct {
 	fleet    *fleet.Authority
 	director *gossip.Node
 	slots    int // of each pod
+	count    int // of pods of a region
 }
 
 func newMembers(t *testing.T) *members {
@@ -50,7 +51,7 @@ func newMembers(t *testing.T) *members {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &members{t: t, fleet: a, slots: podSlots}
+	m := &members{t: t, fleet: a, slots: podSlots, count: 3}
 	if m.director, err = gossip.New(m.gossip("ns1", fleet.Request{Role: fleet.RoleDirector, Name: "ns1"})); err != nil {
 		t.Fatal(err)
 	}
@@ -146,10 +147,10 @@ func (m *members) options(id regions.ID, models ...string) (Options, []*tritonte
 	return o, pods
 }
 
-// pods starts three pods that are quick: 5 ms between two tokens.
+// pods starts pods that are quick: 5 ms between two tokens.
 func (m *members) pods(id regions.ID, models ...string) (pods []*tritontest.Pod, found []regions.Pod) {
 	m.t.Helper()
-	for k := range 3 {
+	for k := range m.count {
 		o := tritontest.DefaultOptions()
 		o.Name, o.MetricsAddr = fmt.Sprintf("%s-%d", id, k), ""
 		spec := regions.Pod{ID: regions.PodID(o.Name)}

@@ -3,6 +3,9 @@ package agent
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -156,4 +159,34 @@ func TestDemandIsAbsentWhileUnknown(t *testing.T) {
 			t.Errorf("%v after the last count: %v", age, got)
 		}
 	}
+}
+
+// TestDemandOfThoseWhoWait: a region without a pod, and without another region to send
+// its clients to, still says what they want.
+func TestDemandOfThoseWhoWait(t *testing.T) {
+	t.Parallel()
+	m := newMembers(t)
+	s := m.start(m.options("eu-west", "llama"))
+	for _, p := range s.pods {
+		p.Crash()
+	}
+	regionstest.Eventually(t, patience, func() bool { return !s.ready() }, "no pod is left")
+	ctx, leave := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	for range 3 {
+		clients.Go(func() {
+			r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url("/v2/models/llama/generate"), strings.NewReader(question("q", 1)))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if res, err := s.client.Do(r); err == nil {
+				_ = res.Body.Close()
+			}
+		})
+	}
+	s.wants(3)
+	leave()
+	clients.Wait()
+	s.wants(0)
 }

@@ -21,6 +21,8 @@ const relayedFor = 45 * time.Second
 type spiller struct {
 	region   regions.ID
 	snapshot func() regions.Snapshot
+	// agents is how many agents share the region's budgets, this one included.
+	agents func(now time.Time) regions.MilliSlots
 
 	mu       sync.Mutex
 	rows     map[regions.ModelName]heardRow
@@ -42,7 +44,7 @@ type spillKey struct {
 
 func newSpiller(region regions.ID, snapshot func() regions.Snapshot) *spiller {
 	return &spiller{
-		region: region, snapshot: snapshot,
+		region: region, snapshot: snapshot, agents: agentsOf(region, snapshot),
 		rows: map[regions.ModelName]heardRow{}, failed: map[regions.ID]time.Time{}, full: map[spillKey]time.Time{}, inFlight: map[spillKey]regions.MilliSlots{},
 	}
 }
@@ -65,7 +67,7 @@ func (s *spiller) heard(row regions.SpillRow, now time.Time) {
 func (s *spiller) Spill(now time.Time, req regions.Request, must bool) (proxy.SpillLease, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	row := s.rowLocked(req.Model, now)
+	row, agents := s.rowLocked(req.Model, now), s.agents(now)
 	var least *regions.SpillTarget
 	var over regions.MilliSlots // of least: what it would have in flight per thousand of budget
 	for i := range row.Targets {
@@ -74,10 +76,11 @@ func (s *spiller) Spill(now time.Time, req regions.Request, must bool) (proxy.Sp
 			continue
 		}
 		would := s.inFlight[spillKey{t.Region, req.Model}] + regions.Slots(1)
-		if would <= t.Budget {
+		budget := t.Budget / agents
+		if would <= budget {
 			return s.claimLocked(t, req.Model), true
 		}
-		if share := would * 1000 / max(1, t.Budget); least == nil || share < over {
+		if share := would * 1000 / max(1, budget); least == nil || share < over {
 			least, over = t, share
 		}
 	}
@@ -85,6 +88,23 @@ func (s *spiller) Spill(now time.Time, req regions.Request, must bool) (proxy.Sp
 		return nil, false
 	}
 	return s.claimLocked(least, req.Model), true
+}
+
+// agentLapse is how old an agent's status may be and the agent still use its share of
+// a budget: ten missed ones.
+const agentLapse = 10 * regions.StatusEvery
+
+// agentsOf counts the agents of a region that were heard of lately, at least one.
+func agentsOf(region regions.ID, snapshot func() regions.Snapshot) func(time.Time) regions.MilliSlots {
+	return func(now time.Time) regions.MilliSlots {
+		n := regions.MilliSlots(0)
+		for _, r := range snapshot().Reports {
+			if r.Status.Region == region && r.Age(now) < agentLapse {
+				n++
+			}
+		}
+		return max(1, n)
+	}
 }
 
 func (s *spiller) rowLocked(m regions.ModelName, now time.Time) regions.SpillRow {

@@ -196,6 +196,7 @@ func TestOwnPlanIsRenewed(t *testing.T) {
 		calls++
 		return known(places)()
 	})
+	s.agents = func(time.Time) regions.MilliSlots { return 1 }
 	spill := func(ms int) regions.ID {
 		lease, ok := s.Spill(at(ms), regions.Request{Model: "llama"}, true)
 		if !ok {
@@ -308,5 +309,42 @@ func TestSpillByMany(t *testing.T) {
 	wg.Wait()
 	if len(s.inFlight) != 0 {
 		t.Errorf("still in flight: %v", s.inFlight)
+	}
+}
+
+// TestAgentsShareABudget: each of the agents that a region has at the moment uses its
+// part of a row's budget.
+func TestAgentsShareABudget(t *testing.T) {
+	var reports []regions.Report
+	s := newSpiller("us", func() regions.Snapshot { return regions.NewSnapshot(slices.Clone(reports)) })
+	s.heard(rowFrom("us", "llama", regions.SpillTarget{Region: "eu", Budget: regions.Slots(8)}), epoch)
+	fits := func() (n int) {
+		var all []proxy.SpillLease
+		for {
+			lease, ok := s.Spill(epoch, regions.Request{Model: "llama"}, false)
+			if !ok {
+				break
+			}
+			all = append(all, lease)
+		}
+		for _, l := range all {
+			l.Done(epoch, regions.Outcome{End: regions.EndServed})
+		}
+		return len(all)
+	}
+	for _, step := range []struct {
+		agent regions.AgentID
+		of    regions.ID
+		ago   time.Duration
+		want  int
+	}{
+		{"us/1", "us", 0, 8}, {"eu/1", "eu", 0, 8}, {"us/2", "us", time.Second, 4},
+		{"us/3", "us", time.Minute, 4}, // dead
+		{"us/4", "us", 0, 2}, {"us/5", "us", 0, 2},
+	} {
+		reports = append(reports, regions.Report{Status: &regions.Status{Agent: step.agent, Region: step.of}, Heard: epoch.Add(-step.ago)})
+		if got := fits(); got != step.want {
+			t.Errorf("with %s: %d fit, want %d", step.agent, got, step.want)
+		}
 	}
 }
