@@ -28,7 +28,7 @@ var normal = []struct {
 	{regexp.MustCompile(`("name":"triton","version":)"[0-9.]+"`), `$1"VERSION"`},
 	{regexp.MustCompile(`Content-Length: \d+`), `Content-Length: N`},
 	{regexp.MustCompile(`"platform":"(python|vllm)"`), `"platform":"PLATFORM"`}, // a model of Python stands for vLLM's
-	{regexp.MustCompile(`"(ns|last_inference)":[1-9]\d*`), `"$1":MORE`},
+	{regexp.MustCompile(`"(ns|last_inference)":\d+`), `"$1":N`},
 	{regexp.MustCompile(`405 (Method )?Not Allowed`), `405 Not Allowed`},           // which words stand behind the status does not matter
 	{regexp.MustCompile(`\{"name":"engine","version":"1","state":"READY"\},`), ``}, // a step of trt
 	{regexp.MustCompile(`\{engine 1\} `), ``},

@@ -94,11 +94,11 @@ var streamCases = []testcase{
 		return converse(t, tg.http, post(generate, `{"text_input":"Hello","max_tokens":5,"fail_after":0}`))
 	}},
 	{"stream: fails after the first response", func(t *testing.T, tg target) string {
-		tg.failInBand(1)
+		defer tg.failInBand(1)()
 		return converse(t, tg.http, post(stream, `{"text_input":"Hello","stream":true,"max_tokens":5,"fail_after":1}`))
 	}},
 	{"stream: fails after two responses", func(t *testing.T, tg target) string {
-		tg.failInBand(2)
+		defer tg.failInBand(2)()
 		return converse(t, tg.http, post(stream, `{"id":"42","text_input":"Hello","stream":true,"max_tokens":5,"fail_after":2}`))
 	}},
 }

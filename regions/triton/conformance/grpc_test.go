@@ -241,11 +241,11 @@ var grpcCases = []testcase{
 	streaming("model refuses, strict", metadata.Pairs("triton_grpc_error", "true"), asking("llama", "Hello", true, 0)),
 	streaming("ok, strict", metadata.Pairs("triton_grpc_error", "true"), asking("llama", "Hello", true, 2)),
 	{"grpc: ModelStreamInfer, fails after two responses", func(t *testing.T, tg target) string {
-		tg.failInBand(2)
+		defer tg.failInBand(2)()
 		return streaming("", nil, with(asking("llama", "Hello", true, 5), parameter("fail_after", 2))).run(t, tg)
 	}},
 	{"grpc: ModelStreamInfer, fails after two responses, strict", func(t *testing.T, tg target) string {
-		tg.failInBand(2)
+		defer tg.failInBand(2)()
 		return streaming("", metadata.Pairs("triton_grpc_error", "true"), with(asking("llama", "Hello", true, 5), parameter("fail_after", 2))).run(t, tg)
 	}},
 	{"grpc: pings without a call", pings},

@@ -28,9 +28,9 @@ type target struct {
 	// terminate sends SIGTERM; exited is then closed when the server is gone.
 	terminate func()
 	exited    <-chan struct{}
-	// failInBand makes the next stream fail after so many responses. A real
-	// server's model is told so by the request.
-	failInBand func(responses int)
+	// failInBand makes streams fail after so many responses until the function that
+	// it returns is called. A real server's model is told so by the request.
+	failInBand func(responses int) (undo func())
 	// failNext makes requests fail before their first response until the function
 	// that it returns is called, likewise.
 	failNext func() (undo func())
@@ -81,8 +81,11 @@ func simulate(t *testing.T, exitTimeout time.Duration) target {
 				result = pod.Shutdown(context.Background())
 			}()
 		},
-		exited:     exited,
-		failInBand: func(n int) { pod.FailInBand(1, n) },
+		exited: exited,
+		failInBand: func(n int) func() {
+			pod.FailInBand(1, n)
+			return func() { pod.FailInBand(0, 1) }
+		},
 		failNext: func() func() {
 			pod.ErrorRate(1000)
 			return func() { pod.ErrorRate(0) }
@@ -134,7 +137,7 @@ func launch(t *testing.T, exitTimeout time.Duration) target {
 	})
 	tg.exited = exited
 	tg.terminate = func() { _ = cmd.Process.Signal(syscall.SIGTERM) }
-	tg.failInBand, tg.failNext = func(int) {}, func() func() { return func() {} }
+	tg.failInBand, tg.failNext = func(int) func() { return func() {} }, func() func() { return func() {} }
 	tg.status = func() string {
 		switch {
 		case strings.Contains(log.String(), "Exit timeout expired. Exiting immediately."):
