@@ -28,15 +28,10 @@ func TestClients(t *testing.T) {
 			gateway := agent(t, rhumb, tg)
 			t.Run("directly", func(t *testing.T) {
 				clients(t, "--http="+tg.http)
-				if tg.grpc != "" {
-					clients(t, "--grpc="+tg.grpc)
-				}
+				clients(t, "--grpc="+tg.grpc)
 			})
 			t.Run("gateway, HTTP", func(t *testing.T) { clients(t, "--gateway", "--http="+gateway) })
 			t.Run("gateway, gRPC", func(t *testing.T) {
-				if tg.grpc == "" {
-					t.Skip("the simulator has no gRPC port")
-				}
 				if !gatewaySpeaksGRPC {
 					t.Skip("the gateway does not speak gRPC yet")
 				}
@@ -85,10 +80,7 @@ func agent(t *testing.T, rhumb string, tg target) string {
 	run("keygen", "fleet")
 	run("keygen", "gossip")
 	run("keygen", "region", "here", "--endpoint", "http://"+gateway+"=127.0.0.1")
-	pod := fmt.Sprintf("{name: pod-1, http: %q, metrics: %q", tg.http, tg.metrics)
-	if tg.grpc != "" {
-		pod += fmt.Sprintf(", grpc: %q", tg.grpc)
-	}
+	pod := fmt.Sprintf("{name: pod-1, http: %q, metrics: %q, grpc: %q}", tg.http, tg.metrics, tg.grpc)
 	config := fmt.Sprintf(`admin: {listen: "127.0.0.1:%s"}
 gossip: {bind: "127.0.0.1:%s", label: conformance, key_file: gossip.key}
 fleet: {ca_file: fleet.pem, cert_file: here.pem, key_file: here.key}
@@ -98,7 +90,7 @@ agent:
   location: {lat: 53.35, lon: -6.26}
   endpoints: [{url: "http://%s", addresses: [127.0.0.1]}]
   models: [{name: llama, slots: 8}, {name: slow, slots: 8}, {name: trt, slots: 8}]
-  discovery: [{type: static, pods: [%s}]}]
+  discovery: [{type: static, pods: [%s]}]
   listen: ["%s"]
 `, ports[1], ports[2], gateway, pod, gateway)
 	file := filepath.Join(dir, "agent.yaml")

@@ -74,7 +74,7 @@ func simulate(t *testing.T, exitTimeout time.Duration) target {
 	exited := make(chan struct{})
 	var result error
 	return target{
-		http: pod.Addr(), metrics: pod.MetricsAddr(),
+		http: pod.Addr(), metrics: pod.MetricsAddr(), grpc: pod.GRPCAddr(),
 		terminate: func() {
 			go func() {
 				defer close(exited)
