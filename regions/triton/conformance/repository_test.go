@@ -59,6 +59,7 @@ func unloadUnderStream(t *testing.T, tg target) string {
 	for _, path := range []string{"/v2/repository/models/slow/unload", unload} {
 		w.note("%s", converse(t, tg.http, post(path, "")))
 	}
+	settle(t, tg, `"name":"spare","version":"1","state":"UNAVAILABLE"`)
 	w.note("%s", converse(t, tg.http, post("/v2/models/slow/generate", `{"text_input":"a"}`), get("/v2/models/slow"), get("/v2/health/ready")))
 	w.note("%s", converse(t, tg.http, post(index, "")))
 	w.ended(w.body(map[string]string{"transfer-encoding": "chunked"}))

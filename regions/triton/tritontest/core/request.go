@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -66,6 +67,9 @@ type Request struct {
 	FinishReason bool          // return_finish_reason
 	NumInput     bool          // return_num_input_tokens
 	NumOutput    bool          // return_num_output_tokens
+	Outputs      []string      // asked for; none is all
+
+	unprompted bool // the prompt is missing, not empty
 }
 
 // LogID is how Triton's core begins the texts of errors about a request.
@@ -90,15 +94,27 @@ type Fields struct {
 	ID     string
 	Inputs map[string]json.RawMessage
 	Params map[string]json.RawMessage
+	// Tensors are inputs whose types and shapes the client gave: Fill checks them
+	// and makes Inputs of them.
+	Tensors []Input
+	Outputs []string // asked for by name
 }
 
 // Fill reads what the backends understand of the fields, whose inputs have the
 // types of the model's.
 func Fill(f Fields, m Model) (Request, *Error) {
-	q := Request{ID: f.ID, MaxTokens: defaultMaxTokens}
+	q := Request{ID: f.ID, MaxTokens: defaultMaxTokens, Outputs: f.Outputs}
+	if err := f.checkTensors(m); err != nil {
+		return q, err
+	}
 	if err := checkRequired(f, m); err != nil {
 		return q, err
 	}
+	if err := f.take(m); err != nil {
+		return q, err
+	}
+	_, prompted := f.Inputs["text_input"]
+	q.unprompted = !prompted
 	q.Prompt = asString(f.Inputs["text_input"])
 	q.PromptTokens = CountTokens(q.Prompt)
 	q.Stream = asBool(f.Inputs["stream"])
@@ -148,8 +164,17 @@ func QueueTimeout(us int64) time.Duration {
 	return time.Duration(min(max(us, 0), time.Hour.Microseconds())) * time.Microsecond
 }
 
-// checkRequired is the core's check of the inputs, with its text.
+// checkRequired is the core's check of the inputs, with its text. It counts them:
+// a request with an optional input in place of a required one gets to the backend.
 func checkRequired(f Fields, m Model) *Error {
+	var got []string
+	for name := range f.Inputs {
+		got = append(got, "'"+name+"'")
+	}
+	for _, in := range f.Tensors {
+		got = append(got, "'"+in.Name+"'")
+	}
+	sort.Strings(got)
 	var missing []string
 	required, inputs := 0, m.Inputs()
 	for _, in := range inputs {
@@ -157,18 +182,13 @@ func checkRequired(f Fields, m Model) *Error {
 			continue
 		}
 		required++
-		if _, ok := f.Inputs[in.Name]; !ok {
-			missing = append(missing, "'"+in.Name+"'")
+		if name := "'" + in.Name + "'"; !slices.Contains(got, name) {
+			missing = append(missing, name)
 		}
 	}
-	if missing == nil {
+	if len(got) >= required {
 		return nil
 	}
-	var got []string
-	for name := range f.Inputs {
-		got = append(got, "'"+name+"'")
-	}
-	sort.Strings(got)
 	return Invalid("%sexpected number of inputs between %d and %d but got %d inputs for model '%s'. Got input(s) [%s], "+
 		"but missing required input(s) [%s]. Please provide all required input(s).", Request{ID: f.ID}.LogID(),
 		required, len(inputs), len(got), m.Name, strings.Join(got, ","), strings.Join(missing, ","))
