@@ -32,6 +32,7 @@ var generateCases = []testcase{
 	talk("generate: ensemble", post("/v2/models/trt/generate", `{"text_input":"Hello","max_tokens":3}`)),
 	talk("generate: ensemble, one token", post("/v2/models/trt/generate", `{"text_input":"Hello","max_tokens":1}`)),
 	talk("generate: ensemble, missing input", post("/v2/models/trt/generate", `{"text_input":"Hello"}`)),
+	talk("generate: an optional input for a required one", post(generate, `{"stream":true,"max_tokens":2}`)),
 	talk("generate: ensemble refuses", post("/v2/models/trt/generate", `{"text_input":"Hello","max_tokens":0}`)),
 	talk("generate: two on a connection", post(generate, `{"text_input":"Hello","max_tokens":2}`), post(generate, `{"text_input":"Hello","max_tokens":2}`)),
 	talk("generate: version", post("/v2/models/llama/versions/1/generate", `{"text_input":"Hello","max_tokens":2}`)),
@@ -148,6 +149,11 @@ var protocolCases = []testcase{
 		w.send(body)
 		w.answer("POST")
 		w.alive()
+		return w.said.String()
+	}},
+	{"protocol: body of more than 64 MiB", func(t *testing.T, tg target) string {
+		w := dial(t, tg.http)
+		w.request(post(generate, `{"text_input":"`+strings.Repeat("a", 64<<20)))
 		return w.said.String()
 	}},
 	{"protocol: malformed request line", func(t *testing.T, tg target) string {

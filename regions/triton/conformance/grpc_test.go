@@ -264,7 +264,7 @@ func streaming(name string, fields metadata.MD, asks ...*pb.ModelInferRequest) t
 				r.t.Fatal(err)
 			}
 			if len(asks) > 1 {
-				r.until(stream)
+				r.final(stream)
 			}
 		}
 		_ = stream.CloseSend()
@@ -273,8 +273,8 @@ func streaming(name string, fields metadata.MD, asks ...*pb.ModelInferRequest) t
 	})
 }
 
-// until receives up to a response that is final, or an error in-band.
-func (r *remote) until(stream grpc.BidiStreamingClient[pb.ModelInferRequest, pb.ModelStreamInferResponse]) {
+// final receives up to a response that is final, or an error in-band.
+func (r *remote) final(stream grpc.BidiStreamingClient[pb.ModelInferRequest, pb.ModelStreamInferResponse]) {
 	for {
 		from := r.said.Len()
 		if !r.receive(stream) {

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	pb "github.com/rhumb-lb/rhumb/regions/triton/inferencepb"
 )
 
 // loadCases are about what happens when there is more to do than room, and about
@@ -30,11 +32,13 @@ var loadCases = []testcase{
 func crowd(t *testing.T, tg target, verb, body string) string {
 	runs, waits, refused := dial(t, tg.http), dial(t, tg.http), dial(t, tg.http)
 	request := post("/v2/models/queue/"+verb, body)
+	const waiting = `nv_inference_pending_request_count{model="queue",version="1"} `
 	runs.send(request)
-	pending(t, tg, "0", "queue") // it runs as soon as it does not wait
-	time.Sleep(100 * time.Millisecond)
+	// It runs when it has come and nothing is pending.
+	<-time.After(200 * time.Millisecond)
+	until(t, tg, waiting+"0")
 	waits.send(request)
-	pending(t, tg, "1", "queue")
+	until(t, tg, waiting+"1")
 	refused.request(request)
 	refused.alive()
 	waits.answer("POST")
@@ -44,15 +48,15 @@ func crowd(t *testing.T, tg target, verb, body string) string {
 	return "runs:\n" + runs.said.String() + "waits:\n" + waits.said.String() + "refused:\n" + refused.said.String()
 }
 
-// pending waits until the gauge of pending requests has a value.
-func pending(t *testing.T, tg target, value, model string) {
+// until waits until the metrics have a line.
+func until(t *testing.T, tg target, line string) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
-		if strings.Contains(fetch(t, "http://"+tg.metrics+"/metrics"), `nv_inference_pending_request_count{model="`+model+`",version="1"} `+value+"\n") {
+		if strings.Contains(fetch(t, "http://"+tg.metrics+"/metrics"), line+"\n") {
 			return
 		}
 	}
-	t.Errorf("the pending requests of %s were never %s", model, value)
+	t.Errorf("the metrics never had %s", line)
 }
 
 // leave closes the connection under a request that would take six seconds, and
@@ -66,11 +70,11 @@ func leave(t *testing.T, tg target, verb, more string) string {
 			t.Fatal(err)
 		}
 	} else {
-		time.Sleep(300 * time.Millisecond)
+		<-time.After(300 * time.Millisecond) // nothing tells that it runs
 	}
 	_ = w.conn.Close()
 	left := time.Now()
-	for time.Since(left) < patience {
+	for ; time.Since(left) < patience; <-time.After(20 * time.Millisecond) {
 		if after := metricsOf(t, tg, "slow"); after != before {
 			when := "it went on to the end"
 			if time.Since(left) < 3*time.Second {
@@ -78,7 +82,6 @@ func leave(t *testing.T, tg target, verb, more string) string {
 			}
 			return when + "\n" + strings.Join(changed(before, after), "\n") + "\n"
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 	t.Error("it was never counted")
 	return ""
@@ -135,6 +138,7 @@ func streamsEnd(t *testing.T, tg target) string {
 	idle.request(get("/v2/models/llama/ready"))
 	idle.request(post(generate, `{"text_input":"a","max_tokens":2}`))
 	idle.note("the metrics port: %s", strings.SplitN(fetch(t, "http://"+tg.metrics+"/metrics"), "\n", 2)[0])
+	idle.note("the gRPC port: %s", rpc("", func(r *remote) { r.note(r.ServerReady(r.ctx, &pb.ServerReadyRequest{})) }).run(t, tg))
 	busy.ended(busy.body(map[string]string{"transfer-encoding": "chunked"}))
 	_, _ = idle.conn.Close(), busy.conn.Close()
 	return exit(t, tg, idle.said.String()+"the stream:\n"+busy.said.String())

@@ -91,6 +91,9 @@ var countingCases = []testcase{
 		count("streamed/generate_stream", `{"text_input":"a","stream":true,"max_tokens":3}`)
 		count("streamed/generate_stream", `{"text_input":"a","stream":true,"max_tokens":0}`)
 		count("streamed/generate_stream", `{"text_input":7}`)
+		// A server counts after it has answered.
+		until(t, tg, `nv_inference_request_success{model="counted",version="1"} 3`)
+		until(t, tg, `nv_inference_request_success{model="streamed",version="1"} 2`)
 		return "done\n"
 	}},
 	talk("counting: stats of a coupled model", get("/v2/models/counted/stats")),

@@ -45,7 +45,11 @@ func (p *process) serveInfer(w http.ResponseWriter, r *http.Request, name, versi
 	d := inferDecoder{model: eng.Model()}
 	q, err := d.decode(body, r.Header.Get(headerLength))
 	if err != nil {
-		replyError(w, jsonType, err)
+		contentType := jsonType
+		if d.untyped || err.Late {
+			contentType = plainType
+		}
+		replyError(w, contentType, err)
 		return
 	}
 	a := &inferAnswer{w: w, binary: d.binary, allBinary: d.allBinary, encoding: answerEncoding(r.Header.Get("Accept-Encoding"))}
@@ -91,6 +95,7 @@ type inferDecoder struct {
 	rest      []byte          // binary tensors not yet read
 	binary    map[string]bool // outputs that are wanted in binary form, or not
 	allBinary bool            // the others
+	untyped   bool            // what failed is before the answer gets its type
 }
 
 func (d *inferDecoder) decode(body []byte, header string) (core.Request, *core.Error) {
@@ -100,10 +105,11 @@ func (d *inferDecoder) decode(body []byte, header string) (core.Request, *core.E
 	size := len(body)
 	if header != "" {
 		n, err := strconv.Atoi(header)
+		d.untyped = err != nil || n < 0 || n > len(body)
 		switch {
 		case err != nil:
 			return core.Request{}, core.Invalid("Unable to parse %s, got: %s", headerLength, header)
-		case n < 0 || n > len(body):
+		case d.untyped:
 			return core.Request{}, core.Invalid("inference header size should be in range (0, %d), got: %s", len(body), header)
 		}
 		size = n
@@ -284,16 +290,8 @@ func (d *inferDecoder) binaryData(in core.Input, raw json.RawMessage) (core.Inpu
 	if size > len(d.rest) {
 		return in, core.Invalid("unexpected size for input '%s', expecting %d additional bytes for model '%s'", in.Name, size-len(d.rest), d.model.Name)
 	}
-	value, rest := d.rest[:size], d.rest[size:]
-	d.rest = rest
-	t, _ := d.model.Input(in.Name)
-	if t.Datatype != in.Datatype {
-		return in, nil // which Fill finds
-	}
-	var fault *core.Error
-	in.Value, fault = core.Binary(value, t, d.model)
-	in.Elements = 1
-	return in, fault
+	in.Raw, d.rest = d.rest[:size], d.rest[size:]
+	return in, nil
 }
 
 // inferAnswer is the one response of infer.

@@ -25,6 +25,7 @@ type Error struct {
 	Status int
 	Text   string
 	Early  bool // met before the inference: never an event of a stream
+	Late   bool // told by the backend, or about what it was given
 }
 
 func (e *Error) Error() string { return e.Text }
@@ -69,7 +70,8 @@ type Request struct {
 	NumOutput    bool          // return_num_output_tokens
 	Outputs      []string      // asked for; none is all
 
-	unprompted bool // the prompt is missing, not empty
+	unprompted bool   // the prompt is missing, not empty
+	garbled    string // what Python says of a prompt that is no UTF-8
 }
 
 // LogID is how Triton's core begins the texts of errors about a request.
@@ -113,8 +115,11 @@ func Fill(f Fields, m Model) (Request, *Error) {
 	if err := f.take(m); err != nil {
 		return q, err
 	}
-	_, prompted := f.Inputs["text_input"]
+	prompt, prompted := f.Inputs["text_input"]
 	q.unprompted = !prompted
+	if !utf8.Valid(prompt) {
+		q.garbled = garbledText(prompt, asString(prompt))
+	}
 	q.Prompt = asString(f.Inputs["text_input"])
 	q.PromptTokens = CountTokens(q.Prompt)
 	q.Stream = asBool(f.Inputs["stream"])
@@ -192,6 +197,17 @@ func checkRequired(f Fields, m Model) *Error {
 	return Invalid("%sexpected number of inputs between %d and %d but got %d inputs for model '%s'. Got input(s) [%s], "+
 		"but missing required input(s) [%s]. Please provide all required input(s).", Request{ID: f.ID}.LogID(),
 		required, len(inputs), len(got), m.Name, strings.Join(got, ","), strings.Join(missing, ","))
+}
+
+// garbledText is what Python says of a prompt that is no UTF-8. In the decoded
+// text a mark stands where the first byte is wrong.
+func garbledText(raw json.RawMessage, text string) string {
+	rest := raw
+	for r, size := utf8.DecodeRune(rest); len(rest) > 1 && (r != utf8.RuneError || size > 1); r, size = utf8.DecodeRune(rest) {
+		rest = rest[size:]
+	}
+	return fmt.Sprintf("Error generating stream: 'utf-8' codec can't decode byte 0x%x in position %d: invalid start byte",
+		rest[0], strings.IndexRune(text, utf8.RuneError))
 }
 
 func asString(raw json.RawMessage) (s string) {

@@ -226,6 +226,7 @@ func (s *Server) Generate(ctx context.Context, eng *Engine, j *Job, q Request, o
 
 // broken is how an error of the model's backend is told: an ensemble names itself.
 func (m Model) broken(err *Error) *Error {
+	err.Late = true
 	if m.Flavour == TRTLLM {
 		err.Text = "in ensemble '" + m.Name + "', " + err.Text
 	}
@@ -237,6 +238,8 @@ func refuse(m Model, q Request) *Error {
 	switch {
 	case q.unprompted:
 		return Internal("Error generating stream: 'NoneType' object has no attribute 'as_numpy'")
+	case q.garbled != "":
+		return Internal("%s", q.garbled)
 	case m.Flavour == VLLM && q.Stream && q.Prepend:
 		return Internal("Error generating stream: When streaming, `exclude_input_in_output` = False is not allowed.")
 	case q.MaxTokens < 1:

@@ -14,8 +14,9 @@ import (
 type Input struct {
 	Name, Datatype string
 	Shape          []int64
-	Value          json.RawMessage // its one element; nothing if it has another number of them
-	Elements       int             // in Value or lost
+	Raw            []byte          // its elements in the binary form; nil if Value has them
+	Value          json.RawMessage // the last of its elements
+	Elements       int             // of which there should be one
 }
 
 // AddInput takes over an input. What is wrong with it by the model is found by
@@ -57,13 +58,21 @@ func (f Fields) take(m Model) *Error {
 		case !fits:
 			return Invalid("%sunexpected shape for input '%s' for model '%s'. Expected [%d], got [%s]. ",
 				logID, in.Name, m.Name, t.Shape, strings.ReplaceAll(strings.Trim(fmt.Sprint(in.Shape), "[]"), " ", ","))
-		case t.Datatype == "BYTES" && int64(in.Elements) < in.Shape[0]:
+		case in.Raw == nil && t.Datatype == "BYTES" && int64(in.Elements) < in.Shape[0]:
 			return Invalid("%sexpected %d string elements for inference input '%s' for model '%s', got %d", logID, in.Shape[0], in.Name, m.Name, in.Elements)
-		case t.Datatype == "BYTES" && int64(in.Elements) > in.Shape[0]:
+		case in.Raw == nil && t.Datatype == "BYTES" && int64(in.Elements) > in.Shape[0]:
 			return Invalid("%sunexpected number of string elements %d for inference input '%s' for model '%s', expecting %d",
 				logID, in.Elements, in.Name, m.Name, in.Shape[0])
 		}
 		f.Inputs[in.Name] = in.Value
+		if in.Raw == nil {
+			continue
+		}
+		value, err := element(in.Raw, t, m, logID)
+		if err != nil {
+			return err
+		}
+		f.Inputs[in.Name] = value
 	}
 	return nil
 }
@@ -126,8 +135,9 @@ func BinaryOutput(o Output) []byte {
 	return make([]byte, 4*o.Shape)
 }
 
-// Binary reads the one element of an input in its binary form.
-func Binary(b []byte, t Tensor, m Model) (json.RawMessage, *Error) {
+// element reads the one element of an input in its binary form.
+func element(b []byte, t Tensor, m Model, logID string) (json.RawMessage, *Error) {
+	want := 4
 	switch t.Datatype {
 	case "BYTES":
 		if len(b) < 4 || uint64(binary.LittleEndian.Uint32(b)) != uint64(len(b)-4) {
@@ -135,19 +145,19 @@ func Binary(b []byte, t Tensor, m Model) (json.RawMessage, *Error) {
 		}
 		return Text(b[4:])
 	case "BOOL":
-		if len(b) == 1 {
+		if want = 1; len(b) == want {
 			return strconv.AppendBool(nil, b[0] != 0), nil
 		}
 	case "INT32":
-		if len(b) == 4 {
+		if len(b) == want {
 			return strconv.AppendInt(nil, int64(int32(binary.LittleEndian.Uint32(b))), 10), nil
 		}
 	case "FP32":
-		if len(b) == 4 {
+		if len(b) == want {
 			return strconv.AppendFloat(nil, float64(math.Float32frombits(binary.LittleEndian.Uint32(b))), 'g', -1, 32), nil
 		}
 	}
-	return nil, Invalid("input tensor '%s' must have exactly one element, got %d bytes of another size", t.Name, len(b))
+	return nil, Invalid("%sinput byte size mismatch for input '%s' for model '%s'. Expected %d, got %d", logID, t.Name, m.Name, want, len(b))
 }
 
 // cutText is what Triton finds of a text whose length is wrong. It looks when the
@@ -164,7 +174,7 @@ func cutText(b []byte, t Tensor, m Model) *Error {
 // Text is an element of BYTES as JSON; backends read it as UTF-8.
 func Text(b []byte) (json.RawMessage, *Error) {
 	if !utf8.Valid(b) {
-		return nil, Internal("Error generating stream: 'utf-8' codec can't decode the input: invalid start byte")
+		return nil, Internal("%s", garbledText(b, strings.ToValidUTF8(string(b), "\uFFFD")))
 	}
 	quoted, err := json.Marshal(string(b))
 	if err != nil {

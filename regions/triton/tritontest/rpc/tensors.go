@@ -20,16 +20,13 @@ func decode(r *pb.ModelInferRequest, m core.Model) (core.Request, *core.Error) {
 		var err *core.Error
 		switch {
 		case in.Contents != nil && len(r.RawInputContents) > 0:
-			return core.Request{}, core.Invalid("contents field must not be specified when using raw_input_contents for '%s' for model '%s'", in.Name, m.Name)
+			err = core.Invalid("contents field must not be specified when using raw_input_contents for '%s' for model '%s'", in.Name, m.Name)
 		case in.Contents == nil && len(raw) == 0:
-			return core.Request{}, core.Invalid("unable to find data for input tensor '%s' for model '%s' in request.", in.Name, m.Name)
-		case t.Datatype != in.Datatype:
-			raw = raw[min(1, len(raw)):] // which Fill refuses too
-		case in.Contents != nil:
+			err = core.Invalid("unable to find data for input tensor '%s' for model '%s' in request.", in.Name, m.Name)
+		case in.Contents != nil && t.Datatype == in.Datatype:
 			tensor.Value, err = fromContents(in.Contents, t)
-		default:
-			tensor.Value, err = core.Binary(raw[0], t, m)
-			raw = raw[1:]
+		case in.Contents == nil:
+			tensor.Raw, raw = append([]byte{}, raw[0]...), raw[1:]
 		}
 		if err == nil {
 			err = f.AddInput(tensor)
