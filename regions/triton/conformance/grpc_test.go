@@ -233,7 +233,7 @@ var grpcCases = []testcase{
 	streaming("coupled model", nil, asking("trt", "Hello", false, 3)),
 	streaming("empty final response", nil, with(asking("llama", "Hello", true, 2), parameter("triton_enable_empty_final_response", true))),
 	streaming("empty final response of a coupled model", nil, with(asking("trt", "Hello", false, 2), parameter("triton_enable_empty_final_response", true))),
-	streaming("three requests", nil, asking("llama", "Hello", true, 2), asking("trt", "Hello", false, 2), asking("llama", "a", true, 2)),
+	streaming("three requests", nil, asking("llama", "Hello", true, 2), asking("llama", "Hello", false, 2), asking("llama", "a", true, 2)),
 	streaming("unknown model, then another", nil, asking("nope", "Hello", true, 2), asking("llama", "Hello", true, 2)),
 	streaming("model refuses, then another", nil, asking("llama", "Hello", true, 0), asking("llama", "Hello", true, 2)),
 	streaming("missing input", nil, with(asking("llama", "Hello", true, 2), func(q *pb.ModelInferRequest) { q.Inputs, q.RawInputContents = nil, nil })),
@@ -253,6 +253,8 @@ var grpcCases = []testcase{
 
 // streaming is a case of one bidirectional stream. Each request waits for the end
 // of the one before: the order of answers to several at once is nobody's promise.
+// No case mixes coupled and decoupled models, on which a real 2.51 now and then
+// fails an assertion of its own and aborts.
 func streaming(name string, fields metadata.MD, asks ...*pb.ModelInferRequest) testcase {
 	return rpc("ModelStreamInfer, "+name, func(r *remote) {
 		stream, err := r.ModelStreamInfer(metadata.NewOutgoingContext(r.ctx, fields))
