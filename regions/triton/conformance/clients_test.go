@@ -12,9 +12,6 @@ import (
 	"time"
 )
 
-// gatewaySpeaksGRPC is false as long as the gateway has no route for it.
-const gatewaySpeaksGRPC = false
-
 // TestClients lets the official clients ask servers, directly and through an
 // agent's gateway in front of them.
 func TestClients(t *testing.T) {
@@ -31,12 +28,7 @@ func TestClients(t *testing.T) {
 				clients(t, "--grpc="+tg.grpc)
 			})
 			t.Run("gateway, HTTP", func(t *testing.T) { clients(t, "--gateway", "--http="+gateway) })
-			t.Run("gateway, gRPC", func(t *testing.T) {
-				if !gatewaySpeaksGRPC {
-					t.Skip("the gateway does not speak gRPC yet")
-				}
-				clients(t, "--gateway", "--grpc="+gateway)
-			})
+			t.Run("gateway, gRPC", func(t *testing.T) { clients(t, "--gateway", "--grpc="+gateway) })
 		})
 	}
 }

@@ -55,8 +55,11 @@ func hold(t *testing.T, tg target) answers {
 // why. With -triton a real server is asked again, and must still say the same.
 func TestConformance(t *testing.T) {
 	simulated := hold(t, simulate(t, 30*time.Second))
+	var version string
 	if *tritonDir != "" {
-		asked := hold(t, launch(t, 30*time.Second))
+		tg := launch(t, 30*time.Second)
+		version = versionOf(t, tg)
+		asked := hold(t, tg)
 		if *update {
 			asked.write(t, realAnswers)
 		}
@@ -82,8 +85,15 @@ func TestConformance(t *testing.T) {
 	}
 	compare(t, "the simulator", want, simulated)
 	if *tritonDir != "" {
-		t.Logf("%d conformance cases against real Triton and the simulator, %d differences listed", len(cases), len(listed.order))
+		t.Logf("%d conformance cases against real Triton %s and the simulator, %d differences listed", len(cases), version, len(listed.order))
 	}
+}
+
+func versionOf(t *testing.T, tg target) string {
+	t.Helper()
+	var server struct{ Version string }
+	decode(t, "http://"+tg.http+"/v2", &server)
+	return server.Version
 }
 
 func compare(t *testing.T, who string, want map[string]string, got answers) {

@@ -27,7 +27,7 @@ import (
 // remote is a client of a server's gRPC port.
 type remote struct {
 	t    *testing.T
-	ctx  context.Context
+	ctx  func() context.Context // of all that it asks
 	conn *grpc.ClientConn
 	pb.GRPCInferenceServiceClient
 	said strings.Builder
@@ -43,7 +43,7 @@ func rpc(name string, run func(r *remote)) testcase {
 			t.Fatal(err)
 		}
 		defer func() { _ = conn.Close() }()
-		r := &remote{t: t, ctx: ctx, conn: conn, GRPCInferenceServiceClient: pb.NewGRPCInferenceServiceClient(conn)}
+		r := &remote{t: t, ctx: func() context.Context { return ctx }, conn: conn, GRPCInferenceServiceClient: pb.NewGRPCInferenceServiceClient(conn)}
 		run(r)
 		return r.said.String()
 	}}
@@ -53,7 +53,7 @@ func rpc(name string, run func(r *remote)) testcase {
 func call[Q, A proto.Message](name string, method func(*remote) func(context.Context, Q, ...grpc.CallOption) (A, error), ask Q) testcase {
 	return rpc(name, func(r *remote) {
 		var fields metadata.MD
-		answer, err := method(r)(r.ctx, ask, grpc.Header(&fields))
+		answer, err := method(r)(r.ctx(), ask, grpc.Header(&fields))
 		r.note(answer, err)
 	})
 }
@@ -156,9 +156,9 @@ func tells(r *remote) func(context.Context, *pb.ModelMetadataRequest, ...grpc.Ca
 }
 
 var grpcCases = []testcase{
-	rpc("ServerLive", func(r *remote) { r.note(r.ServerLive(r.ctx, &pb.ServerLiveRequest{})) }),
-	rpc("ServerReady", func(r *remote) { r.note(r.ServerReady(r.ctx, &pb.ServerReadyRequest{})) }),
-	rpc("ServerMetadata", func(r *remote) { r.note(r.ServerMetadata(r.ctx, &pb.ServerMetadataRequest{})) }),
+	rpc("ServerLive", func(r *remote) { r.note(r.ServerLive(r.ctx(), &pb.ServerLiveRequest{})) }),
+	rpc("ServerReady", func(r *remote) { r.note(r.ServerReady(r.ctx(), &pb.ServerReadyRequest{})) }),
+	rpc("ServerMetadata", func(r *remote) { r.note(r.ServerMetadata(r.ctx(), &pb.ServerMetadataRequest{})) }),
 	call("ModelReady", readies, &pb.ModelReadyRequest{Name: "llama"}),
 	call("ModelReady, version", readies, &pb.ModelReadyRequest{Name: "llama", Version: "1"}),
 	call("ModelReady, unknown version", readies, &pb.ModelReadyRequest{Name: "llama", Version: "3"}),
@@ -169,7 +169,7 @@ var grpcCases = []testcase{
 	call("ModelMetadata, unknown model", tells, &pb.ModelMetadataRequest{Name: "nope"}),
 	call("ModelMetadata, unknown version", tells, &pb.ModelMetadataRequest{Name: "llama", Version: "3"}),
 	rpc("ModelConfig", func(r *remote) {
-		answer, err := r.ModelConfig(r.ctx, &pb.ModelConfigRequest{Name: "llama"})
+		answer, err := r.ModelConfig(r.ctx(), &pb.ModelConfigRequest{Name: "llama"})
 		if err != nil {
 			r.note(nil, err)
 			return
@@ -177,27 +177,27 @@ var grpcCases = []testcase{
 		c := answer.GetConfig()
 		fmt.Fprintln(&r.said, c.GetName(), c.GetMaxBatchSize(), len(c.GetInput()), len(c.GetOutput()), c.GetModelTransactionPolicy().GetDecoupled())
 	}),
-	rpc("ModelConfig, unknown model", func(r *remote) { r.note(r.ModelConfig(r.ctx, &pb.ModelConfigRequest{Name: "nope"})) }),
-	rpc("ModelStatistics, unknown model", func(r *remote) { r.note(r.ModelStatistics(r.ctx, &pb.ModelStatisticsRequest{Name: "nope"})) }),
-	rpc("RepositoryIndex", func(r *remote) { r.note(r.RepositoryIndex(r.ctx, &pb.RepositoryIndexRequest{})) }),
+	rpc("ModelConfig, unknown model", func(r *remote) { r.note(r.ModelConfig(r.ctx(), &pb.ModelConfigRequest{Name: "nope"})) }),
+	rpc("ModelStatistics, unknown model", func(r *remote) { r.note(r.ModelStatistics(r.ctx(), &pb.ModelStatisticsRequest{Name: "nope"})) }),
+	rpc("RepositoryIndex", func(r *remote) { r.note(r.RepositoryIndex(r.ctx(), &pb.RepositoryIndexRequest{})) }),
 	rpc("RepositoryModelLoad, unknown model", func(r *remote) {
-		r.note(r.RepositoryModelLoad(r.ctx, &pb.RepositoryModelLoadRequest{ModelName: "nope"}))
+		r.note(r.RepositoryModelLoad(r.ctx(), &pb.RepositoryModelLoadRequest{ModelName: "nope"}))
 	}),
 	rpc("health: Check", func(r *remote) {
-		r.note(grpc_health_v1.NewHealthClient(r.conn).Check(r.ctx, &grpc_health_v1.HealthCheckRequest{}))
+		r.note(grpc_health_v1.NewHealthClient(r.conn).Check(r.ctx(), &grpc_health_v1.HealthCheckRequest{}))
 	}),
 	rpc("health: Check of any service", func(r *remote) {
-		r.note(grpc_health_v1.NewHealthClient(r.conn).Check(r.ctx, &grpc_health_v1.HealthCheckRequest{Service: "nope"}))
+		r.note(grpc_health_v1.NewHealthClient(r.conn).Check(r.ctx(), &grpc_health_v1.HealthCheckRequest{Service: "nope"}))
 	}),
 	rpc("health: Watch", func(r *remote) {
-		s, err := grpc_health_v1.NewHealthClient(r.conn).Watch(r.ctx, &grpc_health_v1.HealthCheckRequest{})
+		s, err := grpc_health_v1.NewHealthClient(r.conn).Watch(r.ctx(), &grpc_health_v1.HealthCheckRequest{})
 		if err == nil {
 			_, err = s.Recv()
 		}
 		r.note(nil, err)
 	}),
 	rpc("unknown method", func(r *remote) {
-		err := r.conn.Invoke(r.ctx, "/inference.GRPCInferenceService/Nope", &pb.ServerLiveRequest{}, &pb.ServerLiveResponse{})
+		err := r.conn.Invoke(r.ctx(), "/inference.GRPCInferenceService/Nope", &pb.ServerLiveRequest{}, &pb.ServerLiveResponse{})
 		r.note(nil, err)
 	}),
 
@@ -257,7 +257,7 @@ var grpcCases = []testcase{
 // fails an assertion of its own and aborts.
 func streaming(name string, fields metadata.MD, asks ...*pb.ModelInferRequest) testcase {
 	return rpc("ModelStreamInfer, "+name, func(r *remote) {
-		stream, err := r.ModelStreamInfer(metadata.NewOutgoingContext(r.ctx, fields))
+		stream, err := r.ModelStreamInfer(metadata.NewOutgoingContext(r.ctx(), fields))
 		if err != nil {
 			r.t.Fatal(err)
 		}

@@ -138,7 +138,7 @@ func streamsEnd(t *testing.T, tg target) string {
 	idle.request(get("/v2/models/llama/ready"))
 	idle.request(post(generate, `{"text_input":"a","max_tokens":2}`))
 	idle.note("the metrics port: %s", strings.SplitN(fetch(t, "http://"+tg.metrics+"/metrics"), "\n", 2)[0])
-	idle.note("the gRPC port: %s", rpc("", func(r *remote) { r.note(r.ServerReady(r.ctx, &pb.ServerReadyRequest{})) }).run(t, tg))
+	idle.note("the gRPC port: %s", rpc("", func(r *remote) { r.note(r.ServerReady(r.ctx(), &pb.ServerReadyRequest{})) }).run(t, tg))
 	busy.ended(busy.body(map[string]string{"transfer-encoding": "chunked"}))
 	_, _ = idle.conn.Close(), busy.conn.Close()
 	return exit(t, tg, idle.said.String()+"the stream:\n"+busy.said.String())

@@ -128,9 +128,13 @@ func (w *wire) body(fields map[string]string) error {
 			w.note("chunk %s", visible(data))
 		}
 	}
-	size, err := strconv.Atoi(fields["content-length"])
+	length, sized := fields["content-length"]
+	if !sized {
+		return nil
+	}
+	size, err := strconv.Atoi(length)
 	if err != nil {
-		return nil // no body
+		return err
 	}
 	data := make([]byte, size)
 	n, err := io.ReadFull(w.read, data)

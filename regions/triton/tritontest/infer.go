@@ -122,7 +122,7 @@ func (d *inferDecoder) decode(body []byte, header string) (core.Request, *core.E
 	if err := checkJSON(body[:size]); err != nil {
 		return core.Request{}, err
 	}
-	doc, _ := object(body[:size]) // what is not an object has no members
+	doc := object(body[:size])
 	f, err := d.fields(doc)
 	if err != nil {
 		return core.Request{}, err
@@ -167,11 +167,11 @@ func (d *inferDecoder) fields(doc map[string]json.RawMessage) (fields, *core.Err
 	}
 	d.binary = make(map[string]bool)
 	for _, raw := range outputs {
-		o, _ := object(raw)
-		if err := member1(o, "name", '"', "string"); err != nil {
+		o := object(raw)
+		if err := want(o, "name", '"', "string"); err != nil {
 			return f, err
 		}
-		params, _ := object(o["parameters"])
+		params := object(o["parameters"])
 		name := asString(o["name"])
 		f.Outputs = append(f.Outputs, name)
 		d.binary[name] = asBool(params["binary_data"])
@@ -201,15 +201,15 @@ func (d *inferDecoder) params(f *fields, raw json.RawMessage) *core.Error {
 	return nil
 }
 
-// object reads an object; nil for anything else.
-func object(raw json.RawMessage) (out map[string]json.RawMessage, ok bool) {
-	ok = json.Unmarshal(raw, &out) == nil
-	return out, ok
+// object reads an object; anything else has no members.
+func object(raw json.RawMessage) (out map[string]json.RawMessage) {
+	_ = json.Unmarshal(raw, &out)
+	return out
 }
 
 // list reads a member that must be an array.
 func list(doc map[string]json.RawMessage, name string) ([]json.RawMessage, *core.Error) {
-	if err := member1(doc, name, '[', "array"); err != nil {
+	if err := want(doc, name, '[', "array"); err != nil {
 		return nil, err
 	}
 	var out []json.RawMessage
@@ -217,8 +217,8 @@ func list(doc map[string]json.RawMessage, name string) ([]json.RawMessage, *core
 	return out, nil
 }
 
-// member1 checks that an object has a member, by the first byte of its value.
-func member1(doc map[string]json.RawMessage, name string, first byte, kind string) *core.Error {
+// want checks that an object has a member, by the first byte of its value.
+func want(doc map[string]json.RawMessage, name string, first byte, kind string) *core.Error {
 	raw, ok := doc[name]
 	switch {
 	case !ok:
@@ -231,8 +231,8 @@ func member1(doc map[string]json.RawMessage, name string, first byte, kind strin
 
 // input reads one input tensor.
 func (d *inferDecoder) input(raw json.RawMessage) (core.Input, *core.Error) {
-	doc, _ := object(raw)
-	params, _ := object(doc["parameters"])
+	doc := object(raw)
+	params := object(doc["parameters"])
 	size, isBinary := params["binary_data_size"]
 	_, hasData := doc["data"]
 	if hasData == isBinary {
@@ -243,7 +243,7 @@ func (d *inferDecoder) input(raw json.RawMessage) (core.Input, *core.Error) {
 		name, kind string
 		first      byte
 	}{{"name", "string", '"'}, {"datatype", "string", '"'}, {"shape", "array", '['}} {
-		if err := member1(doc, m.name, m.first, m.kind); err != nil {
+		if err := want(doc, m.name, m.first, m.kind); err != nil {
 			return core.Input{}, err
 		}
 	}
