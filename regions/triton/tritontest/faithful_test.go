@@ -98,7 +98,7 @@ func TestZombieIsReadyAndDead(t *testing.T) {
 		t.Errorf("a hanging request ended with %s", body)
 	}
 	ready()
-	if code, body := post(t, url+"/generate_stream", `{"text_input":"hi","stream":true}`); code != http.StatusInternalServerError ||
+	if code, body := post(t, url+"/generate_stream", `{"text_input":"hi","stream":true}`); code != http.StatusBadRequest ||
 		!strings.Contains(body, "EngineCore") {
 		t.Errorf("%d %s", code, body)
 	}

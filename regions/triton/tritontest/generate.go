@@ -39,15 +39,11 @@ func (p *process) serveGenerate(w http.ResponseWriter, r *http.Request, name, ve
 		replyError(w, jsonType, err)
 		return
 	}
-	ctx := lifeOf(r.Context()) // a client that leaves a paused connection is not noticed
-	if streaming {
-		ctx = r.Context()
-	}
 	out := &responder{
 		w: w, control: http.NewResponseController(w), streaming: streaming,
 		orca: func() string { return p.orca(r.Header.Get("Endpoint-Load-Metrics-Format")) },
 	}
-	p.run(ctx, socket.Of(r.Context()), eng, q, out)
+	p.run(r.Context(), socket.Of(r.Context()), eng, q, out)
 }
 
 // run answers one decoded request and leaves the connection to net/http only if
@@ -123,7 +119,8 @@ func (o *responder) Finish(err *core.Error) End {
 		return Failed
 	case err != nil:
 		if o.responses == 0 {
-			o.start(err.Status)
+			// Whatever its code: Triton reads it after it has freed the error.
+			o.start(http.StatusBadRequest)
 		}
 		_ = o.chunk([]byte(errorJSON(err.Text)))
 		return Failed
@@ -179,61 +176,4 @@ func response(m Model, q core.Request, s core.Step) []byte {
 		b = append(append(appendJSON(b, k), ':'), out[k]...)
 	}
 	return append(b, '}')
-}
-
-// serveInfer serves coupled models; decoupled ones are refused, as is the
-// binary tensor extension.
-func (p *process) serveInfer(w http.ResponseWriter, r *http.Request, name, version string) {
-	if !allowed(w, r, plainType, http.MethodPost) {
-		return
-	}
-	eng, err := p.core.Lookup(name, version)
-	if err == nil && !eng.Model().Coupled {
-		err = core.Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
-	}
-	if err == nil && r.Header.Get("Inference-Header-Content-Length") != "" {
-		err = core.Unsupported("binary tensors are not simulated; send the inputs as JSON")
-	}
-	if err != nil {
-		replyError(w, plainType, err)
-		return
-	}
-	body, readErr := readBody(r)
-	if readErr != nil {
-		panic(http.ErrAbortHandler)
-	}
-	q, err := decodeInfer(body, eng.Model())
-	if err != nil {
-		replyError(w, jsonType, err)
-		return
-	}
-	p.run(lifeOf(r.Context()), socket.Of(r.Context()), eng, q, &inferAnswer{w: w})
-}
-
-// inferAnswer is the one response of infer.
-type inferAnswer struct {
-	w    http.ResponseWriter
-	body string
-}
-
-func (a *inferAnswer) Events() bool { return false }
-
-func (a *inferAnswer) Send(m Model, q core.Request, s core.Step) error {
-	b := []byte{'{'}
-	if q.ID != "" {
-		b = append(appendJSON(append(b, `"id":`...), q.ID), ',')
-	}
-	b = appendJSON(append(b, `"model_name":`...), m.Name)
-	b = fmt.Appendf(b, `,"model_version":"%d","outputs":[{"name":"text_output","datatype":"BYTES","shape":[1],"data":[`, m.Version)
-	a.body = string(appendJSON(b, q.Text(s))) + "]}]}"
-	return nil
-}
-
-func (a *inferAnswer) Finish(err *core.Error) End {
-	if err != nil {
-		replyError(a.w, jsonType, err)
-		return Failed
-	}
-	reply(a.w, http.StatusOK, jsonType, a.body)
-	return Completed
 }

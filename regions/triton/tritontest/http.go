@@ -18,7 +18,7 @@ var (
 	modelRoute   = regexp.MustCompile(`^/v2/models/([^/]+)(?:/versions/([0-9]+))?(?:/(infer|generate|generate_stream|ready|config|stats|trace/setting))?$`)
 	healthRoute  = regexp.MustCompile(`^/v2/health/(live|ready)$`)
 	controlRoute = regexp.MustCompile(`^/v2/repository(?:/([^/]+))?/(index|models/([^/]+)/(load|unload))$`)
-	memoryRoute  = regexp.MustCompile(`^/v2/(?:system|cuda)sharedmemory(?:/region/([^/]+))?/(status|register|unregister)$`)
+	memoryRoute  = regexp.MustCompile(`^/v2/(system|cuda)sharedmemory(?:/region/([^/]+))?/(status|register|unregister)$`)
 )
 
 const (
@@ -61,7 +61,7 @@ func (p *process) serveAPI(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if m := memoryRoute.FindStringSubmatch(path); m != nil {
-		serveMemory(w, r, m[2])
+		serveMemory(w, r, m[1], m[2], m[3])
 		return
 	}
 	reply(w, http.StatusNotFound, plainType, errorJSON("Not Found"))
@@ -95,7 +95,11 @@ func (p *process) serveModel(w http.ResponseWriter, r *http.Request, name, versi
 		if version != "" {
 			return false
 		}
-		p.serveSettings(w, r, traceSettings)
+		if _, err := p.core.Lookup(name, ""); err != nil && allowed(w, r, jsonType, http.MethodGet, http.MethodPost) {
+			replyError(w, jsonType, core.Invalid("Request for unknown model : %s", name))
+		} else if err == nil {
+			p.serveSettings(w, r, traceSettings)
+		}
 	default:
 		p.serveGet(w, r, jsonType, func() (string, *core.Error) {
 			if err := p.core.Serving(); err != nil {
@@ -146,7 +150,7 @@ func (p *process) serveSettings(w http.ResponseWriter, r *http.Request, settings
 
 // serveMemory answers as a server without shared memory regions that refuses
 // new ones (--allow-client-shm=false).
-func serveMemory(w http.ResponseWriter, r *http.Request, action string) {
+func serveMemory(w http.ResponseWriter, r *http.Request, kind, region, action string) {
 	method := http.MethodPost
 	if action == "status" {
 		method = http.MethodGet
@@ -154,8 +158,12 @@ func serveMemory(w http.ResponseWriter, r *http.Request, action string) {
 	if !allowed(w, r, jsonType, method) {
 		return
 	}
-	if action == "status" {
+	switch {
+	case action == "status" && region == "":
 		reply(w, http.StatusOK, jsonType, "[]")
+		return
+	case action == "status":
+		replyError(w, jsonType, core.NotFound("Unable to find %s shared memory region: '%s'", kind, region))
 		return
 	}
 	replyError(w, jsonType, core.Unsupported("Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."))

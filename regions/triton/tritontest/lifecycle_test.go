@@ -286,7 +286,7 @@ func isTimeout(err error) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-func TestDisconnectCancelsOnlyStreams(t *testing.T) {
+func TestDisconnectCancels(t *testing.T) {
 	m := fast("llama")
 	m.InterToken = time.Millisecond
 	p := newPod(t, nil, m, stalled("stuck"))
@@ -295,17 +295,17 @@ func TestDisconnectCancelsOnlyStreams(t *testing.T) {
 	eventually(t, "stream canceled", func() bool { return p.Stats("stuck").Canceled == 1 })
 
 	c := dial(t, p.Addr())
-	send(t, c, "POST /v2/models/llama/generate", `{"id":"9","text_input":"hi","max_tokens":50}`)
+	send(t, c, "POST /v2/models/llama/generate", `{"id":"9","text_input":"hi","max_tokens":20000}`)
 	eventually(t, "generate has begun", func() bool { return p.Stats("llama").Started == 1 })
 	_ = c.Close()
 	eventually(t, "generate has ended", func() bool { return p.Stats("llama").InFlight == 0 })
 	got := p.Stats("llama")
-	if got.Canceled != 0 || got.Tokens != 50 || got.Completed+got.Undelivered != 1 {
+	if got.Undelivered != 1 || got.Tokens == 20000 {
 		t.Errorf("a client left a generate: %+v", got)
 	}
 	wantSums(t, got)
 	log := p.Requests()
-	if len(log) != 2 || log[1].ID != "9" || log[1].Tokens != 50 || log[0].End != Canceled || log[0].FirstByte.IsZero() {
+	if len(log) != 2 || log[1].ID != "9" || log[0].End != Canceled || log[0].FirstByte.IsZero() {
 		t.Errorf("log: %+v", log)
 	}
 }

@@ -258,5 +258,13 @@ func statsRow(e core.Loaded) string {
 	duration("cache_hit", 0, 0)
 	duration("cache_miss", 0, 0)
 	b = b[:len(b)-1]
-	return string(b) + `},"response_stats":{},"batch_stats":[],"memory_usage":[]}`
+	b = append(b, `},"response_stats":{},"batch_stats":[`...)
+	if g.Success > 0 { // Triton itself gives a backend one request at a time
+		b = append(b, `{"batch_size":1,`...)
+		duration("compute_input", g.Success, 0)
+		duration("compute_infer", g.Success, g.Infer)
+		duration("compute_output", g.Success, 0)
+		b = append(b[:len(b)-1], '}')
+	}
+	return string(b) + `],"memory_usage":[]}`
 }

@@ -59,7 +59,7 @@ func (p *process) index(request []member) (string, *core.Error) {
 			continue
 		}
 		if readyOnly = asBool(f.raw); !readyOnly && string(f.raw) != "false" {
-			return "", core.Invalid("Invalid value for 'ready': expected a boolean")
+			return "", core.Internal("attempt to access JSON non-boolean as boolean")
 		}
 	}
 	rows := []string{}
@@ -116,7 +116,7 @@ func (p *process) config(name, version string) (string, *core.Error) {
 	b := appendJSON([]byte(`{"name":`), name)
 	b = fmt.Appendf(b, `,"platform":"%s","backend":"%s","version_policy":{"latest":{"num_versions":1}},"max_batch_size":0,"input":[%s],"output":[%s]`,
 		map[core.Flavour]string{TRTLLM: "ensemble"}[m.Flavour], map[core.Flavour]string{VLLM: "vllm"}[m.Flavour], list(m.Inputs()), list(m.Outputs()))
-	if m.Queues() {
+	if m.QueueLimit > 0 || m.QueueTimeout > 0 {
 		b = fmt.Appendf(b, `,"dynamic_batching":{"default_queue_policy":{"timeout_action":"REJECT","default_timeout_microseconds":%d,`+
 			`"allow_timeout_override":true,"max_queue_size":%d}}`, m.QueueTimeout.Microseconds(), m.QueueLimit)
 	}

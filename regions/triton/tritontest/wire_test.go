@@ -37,8 +37,8 @@ func TestAnswersToTheByte(t *testing.T) {
 		plain, jsonT = "text/plain", "application/json"
 		notFound     = `{"error":"Not Found"}`
 		notAllowed   = `{"error":"Method Not Allowed"}`
-		infer        = `{"id":"7","inputs":[{"name":"text_input","shape":[1,1],"datatype":"BYTES","data":[["hi"]]},` +
-			`{"name":"max_tokens","shape":[1,1],"datatype":"INT32","data":[2]}]}`
+		infer        = `{"id":"7","inputs":[{"name":"text_input","shape":[1],"datatype":"BYTES","data":[["hi"]]},` +
+			`{"name":"max_tokens","shape":[1],"datatype":"INT32","data":[2]}],"outputs":[{"name":"text_output"}]}`
 	)
 	for _, c := range []struct{ line, body, want string }{
 		{"GET /v2", "", whole("200 OK", jsonT, serverMetadata())},
@@ -65,13 +65,13 @@ func TestAnswersToTheByte(t *testing.T) {
 		{"POST /v2/models/stats", "", whole("405 Method Not Allowed", jsonT, notAllowed)},
 		{"POST /v2/repository/index", "", whole("200 OK", jsonT, `[{"name":"coupled","version":"1","state":"READY"},{"name":"idle"},`+
 			`{"name":"llama","version":"1","state":"READY"},{"name":"trt","version":"1","state":"READY"}]`)},
-		{"POST /v2/repository/index", `{"ready":1}`, whole("400 Bad Request", jsonT, `{"error":"Invalid value for 'ready': expected a boolean"}`)},
+		{"POST /v2/repository/index", `{"ready":1}`, whole("500 Internal Server Error", jsonT, `{"error":"attempt to access JSON non-boolean as boolean"}`)},
 		{"POST /v2/repository/mine/models/llama/load", "", whole("501 Not Implemented", jsonT, `{"error":"'repository_name' specification is not supported"}`)},
 		{"GET /v2/repository/index", "", whole("405 Method Not Allowed", jsonT, notAllowed)},
 		{"GET /v2/systemsharedmemory/status", "", whole("200 OK", jsonT, "[]")},
 		{"POST /v2/models/llama/infer", infer, whole("501 Not Implemented", plain, `{"error":"HTTP end point doesn't support models with decoupled transaction policy"}`)},
 		{"GET /v2/models/llama/infer", "", whole("405 Method Not Allowed", plain, notAllowed)},
-		{"POST /v2/models/coupled/infer", infer, whole("200 OK", jsonT, `{"id":"7","model_name":"coupled","model_version":"1",`+
+		{"POST /v2/models/coupled/infer", infer, whole("200 OK", jsonT, `{"id":"7","model_name":"coupled","model_version":"1","parameters":{"sequence_id":0,"sequence_start":false,"sequence_end":false},`+
 			`"outputs":[{"name":"text_output","datatype":"BYTES","shape":[1],"data":["hi`+strings.Join(Tokens("coupled", "hi", 2), "")+`"]}]}`)},
 		{"GET /v2/models/llama/generate", "", whole("405 Method Not Allowed", jsonT, notAllowed)},
 		{"POST /v2/models/nope/generate", "{}", whole("404 Not Found", jsonT, `{"error":"Request for unknown model: 'nope' is not found"}`)},
@@ -92,8 +92,8 @@ func TestGenerateToTheByte(t *testing.T) {
 	const (
 		sse     = "HTTP/1.1 200 OK\nContent-Type: text/event-stream; charset=utf-8\nConnection: close\nTransfer-Encoding: chunked"
 		jsonOK  = "HTTP/1.1 200 OK\nContent-Type: application/json\nConnection: close\nTransfer-Encoding: chunked"
-		sse500  = "HTTP/1.1 500 Internal Server Error\nContent-Type: text/event-stream; charset=utf-8\nConnection: close\nTransfer-Encoding: chunked"
-		json500 = "HTTP/1.1 500 Internal Server Error\nContent-Type: application/json\nConnection: close\nTransfer-Encoding: chunked"
+		sse400  = "HTTP/1.1 400 Bad Request\nContent-Type: text/event-stream; charset=utf-8\nConnection: close\nTransfer-Encoding: chunked"
+		json400 = "HTTP/1.1 400 Bad Request\nContent-Type: application/json\nConnection: close\nTransfer-Encoding: chunked"
 	)
 	tok := Tokens("llama", "hi", 16)
 	deltas := `{"finish_reason":"None","id":"42","model_name":"llama","model_version":"1","num_input_tokens":1,"num_output_tokens":1,"text_output":"`
@@ -113,9 +113,9 @@ func TestGenerateToTheByte(t *testing.T) {
 			`{"error":"generate expects model to produce exactly 1 response, use generate stream for model that generates various number of responses"}`))},
 		{"llama/generate", `{"text_input":"a\"b\\\n\u0001/é","max_tokens":1}`, crlf(jsonOK, chunks(
 			plain+`a\"b\\\n\u0001/é`+Tokens("llama", "a\"b\\\n\x01/é", 1)[0]+`"}`))},
-		{"llama/generate_stream", `{"text_input":"hi","stream":true,"exclude_input_in_output":false}`, crlf(sse500, chunks(
+		{"llama/generate_stream", `{"text_input":"hi","stream":true,"exclude_input_in_output":false}`, crlf(sse400, chunks(
 			"data: {\"error\":\"Error generating stream: When streaming, `exclude_input_in_output` = False is not allowed.\"}\n\n"))},
-		{"llama/generate", `{"text_input":"hi","max_tokens":0}`, crlf(json500, chunks(`{"error":"Error generating stream: max_tokens must be at least 1, got 0."}`))},
+		{"llama/generate", `{"text_input":"hi","max_tokens":0}`, crlf(json400, chunks(`{"error":"Error generating stream: max_tokens must be at least 1, got 0."}`))},
 		{"trt/generate", `{"text_input":"hi","max_tokens":2}`, crlf(jsonOK, chunks(`{"cum_log_probs":0.0,"model_name":"trt","model_version":"1","output_log_probs":[0.0,0.0],`+
 			`"sequence_end":false,"sequence_id":0,"sequence_start":false,"text_output":"hi`+trtTok[0]+trtTok[1]+`"}`))},
 	} {
@@ -277,8 +277,9 @@ func TestMetricsChangeWhenRequestsEnd(t *testing.T) {
 		return regexp.MustCompile(`\nnv_gpu_utilization\{gpu_uuid="GPU-[-0-9a-f]+"\} (1|0\.9\d*)\n`).MatchString(raw(t, p.MetricsAddr(), "GET /metrics/", ""))
 	})
 	_ = s.conn.Close()
-	want(`nv_inference_request_failure{model="trt",reason="CANCELED",version="1"} 1`)
-	want(`nv_inference_request_success{model="trt",version="1"} 1`)
+	// A stream that was given up is a success to Triton, as an execution.
+	want(`nv_inference_request_success{model="trt",version="1"} 2`)
+	want(`nv_inference_request_failure{model="trt",reason="CANCELED",version="1"} 0`)
 
 	empty := whole("200 OK", "text/plain; charset=utf-8", "")
 	for _, path := range []string{"/", "/v2/health/ready", "/metrics/x"} {

@@ -43,16 +43,18 @@ func (e *Engine) fail(why failure) {
 	e.counts.Failures[why]++
 }
 
-// count counts a request that has ended.
+// count counts a request that has ended. What a Python backend answers with an
+// error, or gives up because its client has left, is a success to Triton: the
+// execution was one.
 func (e *Engine) count(t timing, err error) {
 	switch {
 	case errors.Is(err, errQueueFull), errors.Is(err, errQueueTimeout):
 		e.fail(failRejected)
-	case errors.Is(err, errInBand), errors.Is(err, errDead):
+	case errors.Is(err, errDead):
 		e.fail(failBackend)
-	case errors.Is(err, context.Canceled):
-		e.fail(failCanceled)
-	case err != nil:
+	case t.begun.IsZero() && errors.Is(err, context.Canceled):
+		e.fail(failCanceled) // in Triton's queue
+	case t.begun.IsZero() && err != nil:
 		e.fail(failOther)
 	default:
 		now := time.Now()

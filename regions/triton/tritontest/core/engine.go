@@ -138,7 +138,9 @@ func (e *Engine) generate(ctx context.Context, j *Job, q Request, emit func(Step
 	t := timing{arrived: time.Now()}
 	s, err := e.enter(ctx, q.Timeout)
 	if err != nil {
-		t.begun = t.arrived
+		if !e.model.Queues() {
+			t.begun = t.arrived
+		}
 		e.count(t, err)
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -24,6 +25,7 @@ type Error struct {
 	Status int
 	Text   string
 	Early  bool // met before the inference: never an event of a stream
+	Late   bool // told by the backend, or about what it was given
 }
 
 func (e *Error) Error() string { return e.Text }
@@ -66,6 +68,10 @@ type Request struct {
 	FinishReason bool          // return_finish_reason
 	NumInput     bool          // return_num_input_tokens
 	NumOutput    bool          // return_num_output_tokens
+	Outputs      []string      // asked for; none is all
+
+	unprompted bool   // the prompt is missing, not empty
+	garbled    string // what Python says of a prompt that is no UTF-8
 }
 
 // LogID is how Triton's core begins the texts of errors about a request.
@@ -90,14 +96,29 @@ type Fields struct {
 	ID     string
 	Inputs map[string]json.RawMessage
 	Params map[string]json.RawMessage
+	// Tensors are inputs whose types and shapes the client gave: Fill checks them
+	// and makes Inputs of them.
+	Tensors []Input
+	Outputs []string // asked for by name
 }
 
 // Fill reads what the backends understand of the fields, whose inputs have the
 // types of the model's.
 func Fill(f Fields, m Model) (Request, *Error) {
-	q := Request{ID: f.ID, MaxTokens: defaultMaxTokens}
+	q := Request{ID: f.ID, MaxTokens: defaultMaxTokens, Outputs: f.Outputs}
+	if err := f.checkTensors(m); err != nil {
+		return q, err
+	}
 	if err := checkRequired(f, m); err != nil {
 		return q, err
+	}
+	if err := f.take(m); err != nil {
+		return q, err
+	}
+	prompt, prompted := f.Inputs["text_input"]
+	q.unprompted = !prompted
+	if !utf8.Valid(prompt) {
+		q.garbled = garbledText(prompt, asString(prompt))
 	}
 	q.Prompt = asString(f.Inputs["text_input"])
 	q.PromptTokens = CountTokens(q.Prompt)
@@ -148,8 +169,17 @@ func QueueTimeout(us int64) time.Duration {
 	return time.Duration(min(max(us, 0), time.Hour.Microseconds())) * time.Microsecond
 }
 
-// checkRequired is the core's check of the inputs, with its text.
+// checkRequired is the core's check of the inputs, with its text. It counts them:
+// a request with an optional input in place of a required one gets to the backend.
 func checkRequired(f Fields, m Model) *Error {
+	var got []string
+	for name := range f.Inputs {
+		got = append(got, "'"+name+"'")
+	}
+	for _, in := range f.Tensors {
+		got = append(got, "'"+in.Name+"'")
+	}
+	sort.Strings(got)
 	var missing []string
 	required, inputs := 0, m.Inputs()
 	for _, in := range inputs {
@@ -157,21 +187,27 @@ func checkRequired(f Fields, m Model) *Error {
 			continue
 		}
 		required++
-		if _, ok := f.Inputs[in.Name]; !ok {
-			missing = append(missing, "'"+in.Name+"'")
+		if name := "'" + in.Name + "'"; !slices.Contains(got, name) {
+			missing = append(missing, name)
 		}
 	}
-	if missing == nil {
+	if len(got) >= required {
 		return nil
 	}
-	var got []string
-	for name := range f.Inputs {
-		got = append(got, "'"+name+"'")
-	}
-	sort.Strings(got)
 	return Invalid("%sexpected number of inputs between %d and %d but got %d inputs for model '%s'. Got input(s) [%s], "+
 		"but missing required input(s) [%s]. Please provide all required input(s).", Request{ID: f.ID}.LogID(),
 		required, len(inputs), len(got), m.Name, strings.Join(got, ","), strings.Join(missing, ","))
+}
+
+// garbledText is what Python says of a prompt that is no UTF-8. In the decoded
+// text a mark stands where the first byte is wrong.
+func garbledText(raw json.RawMessage, text string) string {
+	rest := raw
+	for r, size := utf8.DecodeRune(rest); len(rest) > 1 && (r != utf8.RuneError || size > 1); r, size = utf8.DecodeRune(rest) {
+		rest = rest[size:]
+	}
+	return fmt.Sprintf("Error generating stream: 'utf-8' codec can't decode byte 0x%x in position %d: invalid start byte",
+		rest[0], strings.IndexRune(text, utf8.RuneError))
 }
 
 func asString(raw json.RawMessage) (s string) {

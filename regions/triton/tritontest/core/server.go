@@ -190,8 +190,9 @@ func (s *Server) Generate(ctx context.Context, eng *Engine, j *Job, q Request, o
 		refused = Internal(simulatedFailure)
 	}
 	if refused != nil {
-		eng.fail(failBackend)
-		return out.Finish(refused)
+		now := time.Now()
+		eng.count(timing{arrived: now, begun: now}, nil)
+		return out.Finish(eng.model.broken(refused))
 	}
 	n := 0
 	err := eng.generate(ctx, j, q, func(one Step) error {
@@ -208,9 +209,9 @@ func (s *Server) Generate(ctx context.Context, eng *Engine, j *Job, q Request, o
 	case err == nil:
 		return out.Finish(nil)
 	case errors.Is(err, errInBand):
-		return out.Finish(Internal(simulatedFailure))
+		return out.Finish(eng.model.broken(Internal(simulatedFailure)))
 	case errors.Is(err, errDead):
-		return out.Finish(Internal(deadText))
+		return out.Finish(eng.model.broken(Internal(deadText)))
 	case errors.Is(err, errQueueFull):
 		full := Unavailable("%sExceeds maximum queue size", q.LogID())
 		full.Early = true
@@ -223,9 +224,22 @@ func (s *Server) Generate(ctx context.Context, eng *Engine, j *Job, q Request, o
 	return Running
 }
 
+// broken is how an error of the model's backend is told: an ensemble names itself.
+func (m Model) broken(err *Error) *Error {
+	err.Late = true
+	if m.Flavour == TRTLLM {
+		err.Text = "in ensemble '" + m.Name + "', " + err.Text
+	}
+	return err
+}
+
 // refuse is what the backend finds wrong with a request before it queues it.
 func refuse(m Model, q Request) *Error {
 	switch {
+	case q.unprompted:
+		return Internal("Error generating stream: 'NoneType' object has no attribute 'as_numpy'")
+	case q.garbled != "":
+		return Internal("%s", q.garbled)
 	case m.Flavour == VLLM && q.Stream && q.Prepend:
 		return Internal("Error generating stream: When streaming, `exclude_input_in_output` = False is not allowed.")
 	case q.MaxTokens < 1:

@@ -164,9 +164,10 @@ func (a *streamAnswer) write(r *pb.ModelStreamInferResponse, final bool) error {
 			return errClosed
 		}
 	}
-	r.InferResponse.Parameters = map[string]*pb.InferParameter{
-		finalResponse: {ParameterChoice: &pb.InferParameter_BoolParam{BoolParam: final}},
+	if r.InferResponse.Parameters == nil {
+		r.InferResponse.Parameters = make(map[string]*pb.InferParameter)
 	}
+	r.InferResponse.Parameters[finalResponse] = &pb.InferParameter{ParameterChoice: &pb.InferParameter_BoolParam{BoolParam: final}}
 	if err := a.exchange.send(r); err != nil {
 		return err
 	}

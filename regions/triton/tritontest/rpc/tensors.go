@@ -1,12 +1,9 @@
 package rpc
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"math"
 	"strconv"
-	"unicode/utf8"
 
 	pb "github.com/rhumb-lb/rhumb/regions/triton/inferencepb"
 	"github.com/rhumb-lb/rhumb/regions/triton/tritontest/core"
@@ -18,33 +15,28 @@ func decode(r *pb.ModelInferRequest, m core.Model) (core.Request, *core.Error) {
 	f := core.Fields{ID: r.Id, Inputs: make(map[string]json.RawMessage), Params: make(map[string]json.RawMessage)}
 	raw := r.RawInputContents
 	for _, in := range r.Inputs {
-		t, ok := m.Input(in.Name)
-		logID := core.Request{ID: r.Id}.LogID()
-		_, twice := f.Inputs[in.Name]
-		var value json.RawMessage
+		t, _ := m.Input(in.Name) // Fill refuses what the model has not
+		tensor := core.Input{Name: in.Name, Datatype: in.Datatype, Shape: in.Shape, Elements: 1}
 		var err *core.Error
 		switch {
-		case !ok:
-			return core.Request{}, core.Invalid("%sunexpected inference input '%s' for model '%s'", logID, in.Name, m.Name)
-		case twice:
-			return core.Request{}, core.Invalid("%sinput '%s' already exists in request", logID, in.Name)
-		case in.Datatype != t.Datatype:
-			return core.Request{}, core.Invalid("%sinference input '%s' data-type is '%s', but model '%s' expects '%s'",
-				logID, in.Name, in.Datatype, m.Name, t.Datatype)
 		case in.Contents != nil && len(r.RawInputContents) > 0:
-			return core.Request{}, core.Invalid("contents field must not be specified when using raw_input_contents for '%s' for model '%s'", in.Name, m.Name)
-		case in.Contents != nil:
-			value, err = fromContents(in.Contents, t)
-		case len(raw) > 0:
-			value, err = fromRaw(raw[0], t)
-			raw = raw[1:]
-		default:
-			err = size(t, 0)
+			err = core.Invalid("contents field must not be specified when using raw_input_contents for '%s' for model '%s'", in.Name, m.Name)
+		case in.Contents == nil && len(raw) == 0:
+			err = core.Invalid("unable to find data for input tensor '%s' for model '%s' in request.", in.Name, m.Name)
+		case in.Contents != nil && t.Datatype == in.Datatype:
+			tensor.Value, err = fromContents(in.Contents, t)
+		case in.Contents == nil:
+			tensor.Raw, raw = append([]byte{}, raw[0]...), raw[1:]
+		}
+		if err == nil {
+			err = f.AddInput(tensor)
 		}
 		if err != nil {
 			return core.Request{}, err
 		}
-		f.Inputs[in.Name] = value
+	}
+	for _, o := range r.Outputs {
+		f.Outputs = append(f.Outputs, o.Name)
 	}
 	for name, p := range r.Parameters {
 		f.Params[name] = parameter(p)
@@ -82,23 +74,11 @@ func quoted(s string) json.RawMessage {
 	return b
 }
 
-// bytesValue is text, which backends read as UTF-8.
-func bytesValue(b []byte) (json.RawMessage, *core.Error) {
-	if !utf8.Valid(b) {
-		return nil, core.Internal("Error generating stream: 'utf-8' codec can't decode the input: invalid start byte")
-	}
-	return quoted(string(b)), nil
-}
-
-func size(t core.Tensor, got int) *core.Error {
-	return core.Invalid("input tensor '%s' must have exactly one element, got %d bytes of another size", t.Name, got)
-}
-
 // fromContents reads the one element of a tensor.
 func fromContents(c *pb.InferTensorContents, t core.Tensor) (json.RawMessage, *core.Error) {
 	switch {
 	case t.Datatype == "BYTES" && len(c.BytesContents) == 1:
-		return bytesValue(c.BytesContents[0])
+		return core.Text(c.BytesContents[0])
 	case t.Datatype == "BOOL" && len(c.BoolContents) == 1:
 		return strconv.AppendBool(nil, c.BoolContents[0]), nil
 	case t.Datatype == "INT32" && len(c.IntContents) == 1:
@@ -109,53 +89,19 @@ func fromContents(c *pb.InferTensorContents, t core.Tensor) (json.RawMessage, *c
 	return nil, core.Invalid("unexpected explicit tensor data for input tensor '%s': want one element of %s", t.Name, t.Datatype)
 }
 
-// fromRaw reads the one element of a tensor in its binary form.
-func fromRaw(b []byte, t core.Tensor) (json.RawMessage, *core.Error) {
-	switch t.Datatype {
-	case "BYTES":
-		if len(b) < 4 || uint64(binary.LittleEndian.Uint32(b)) != uint64(len(b)-4) {
-			return nil, size(t, len(b))
-		}
-		return bytesValue(b[4:])
-	case "BOOL":
-		if len(b) == 1 {
-			return strconv.AppendBool(nil, b[0] != 0), nil
-		}
-	case "INT32":
-		if len(b) == 4 {
-			return strconv.AppendInt(nil, int64(int32(binary.LittleEndian.Uint32(b))), 10), nil
-		}
-	case "FP32":
-		if len(b) == 4 {
-			return strconv.AppendFloat(nil, float64(math.Float32frombits(binary.LittleEndian.Uint32(b))), 'g', -1, 32), nil
-		}
-	}
-	return nil, size(t, len(b))
-}
-
 // encode is one response.
 func encode(m core.Model, q core.Request, s core.Step) *pb.ModelInferResponse {
 	out := &pb.ModelInferResponse{ModelName: m.Name, ModelVersion: strconv.Itoa(m.Version), Id: q.ID}
-	add := func(name, datatype string, shape int, raw []byte) {
-		out.Outputs = append(out.Outputs, &pb.ModelInferResponse_InferOutputTensor{Name: name, Datatype: datatype, Shape: []int64{int64(shape)}})
-		out.RawOutputContents = append(out.RawOutputContents, raw)
+	for _, o := range q.Shown(m, s) {
+		out.Outputs = append(out.Outputs, &pb.ModelInferResponse_InferOutputTensor{Name: o.Name, Datatype: o.Datatype, Shape: []int64{int64(o.Shape)}})
+		out.RawOutputContents = append(out.RawOutputContents, core.BinaryOutput(o))
 	}
-	text := func(s string) []byte {
-		return append(binary.LittleEndian.AppendUint32(nil, uint32(len(s))), s...)
-	}
-	add("text_output", "BYTES", 1, text(q.Text(s)))
 	if m.Flavour == core.TRTLLM {
-		add("cum_log_probs", "FP32", 1, make([]byte, 4))
-		add("output_log_probs", "FP32", s.Tokens, make([]byte, 4*s.Tokens))
-	}
-	if q.FinishReason {
-		add("finish_reason", "BYTES", 1, text(s.Finish))
-	}
-	if q.NumInput {
-		add("num_input_tokens", "UINT32", 1, binary.LittleEndian.AppendUint32(nil, uint32(q.PromptTokens)))
-	}
-	if q.NumOutput {
-		add("num_output_tokens", "UINT32", 1, binary.LittleEndian.AppendUint32(nil, uint32(s.Tokens)))
+		no := &pb.InferParameter{ParameterChoice: &pb.InferParameter_BoolParam{}}
+		out.Parameters = map[string]*pb.InferParameter{
+			"sequence_id":    {ParameterChoice: &pb.InferParameter_Int64Param{}},
+			"sequence_start": no, "sequence_end": no,
+		}
 	}
 	return out
 }
