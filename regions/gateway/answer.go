@@ -16,7 +16,7 @@ type refusal struct {
 	text   string
 	allow  string // the method of a 405
 	hangUp bool   // the connection is closed after it; over HTTP/2 only its stream ends
-	retry  int    // seconds after which a 429 may come again
+	retry  int    // seconds after which a 429 or 503 may come again
 }
 
 // Error is what the client is told.
@@ -58,7 +58,7 @@ func reply(w http.ResponseWriter, r *http.Request, err error) {
 	switch no.status {
 	case http.StatusUnauthorized:
 		w.Header().Set("WWW-Authenticate", "Bearer")
-	case http.StatusTooManyRequests:
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", strconv.Itoa(no.retry))
 	}
 	if no.hangUp && r.ProtoMajor == 1 {

@@ -34,10 +34,10 @@ var Imports = []Rule{
 	// It is linked into the product, so it must not bring the testing flags along.
 	{Packages: []string{"regions/triton/tritontest"}, May: []string{"regions/triton/inferencepb"}, Never: []string{"testing"}},
 	{Packages: []string{"regions/triton"}, May: []string{"regions", "regions/triton/inferencepb"}},
-	{Packages: []string{"regions/gateway"}, May: []string{"regions", "regions/gateway/keyring"}},
+	{Packages: []string{"regions/gateway"}, May: []string{"regions", "regions/gateway/guard", "regions/gateway/keyring"}},
 	{Packages: []string{"regions/scale"}, May: []string{"regions"}, StdOnly: true, Never: outside, Pure: true},
 	{
-		Packages: []string{"regions/probe", "regions/pool", "regions/admit", "regions/gateway/keyring", "regions/clients"},
+		Packages: []string{"regions/probe", "regions/pool", "regions/admit", "regions/gateway/guard", "regions/gateway/keyring", "regions/clients"},
 		May:      []string{"regions"},
 	},
 	// What both daemons serve with: replaceable TLS, and the frame of the admin API.
