@@ -16,6 +16,7 @@ import (
 	"github.com/rhumb-lb/rhumb/regions/admin"
 	"github.com/rhumb-lb/rhumb/regions/discovery"
 	"github.com/rhumb-lb/rhumb/regions/gateway"
+	"github.com/rhumb-lb/rhumb/regions/gateway/guard"
 	"github.com/rhumb-lb/rhumb/regions/livetls"
 	"github.com/rhumb-lb/rhumb/regions/pool"
 	"github.com/rhumb-lb/rhumb/regions/probe"
@@ -35,6 +36,7 @@ type Agent struct {
 	spill   *spiller
 	proxy   *proxy.Proxy
 	gateway *gateway.Gateway
+	guard   *guard.Guard
 	server  *http.Server
 	tls     *livetls.Config
 	admin   *admin.Mux
@@ -126,6 +128,8 @@ func (a *Agent) assemble() error {
 	door.Logger, door.Registry = parts, o.Registry
 	a.gateway = gateway.New(door)
 	a.server = gateway.NewServer(a.gateway, o.Head, a.log)
+	a.guard = guard.New(guard.Options{Limits: o.connections(), Now: o.Now, Logger: parts, Registry: o.Registry})
+	a.guard.Attach(a.server)
 	a.tls = livetls.New(o.TLS)
 	a.server.TLSConfig = a.tls.Server("h2", "http/1.1")
 	o.Registry.MustRegister(&demand{facts: a.facts.Load, now: o.Now})
@@ -141,7 +145,7 @@ func (a *Agent) bind() error {
 		if err != nil {
 			return fmt.Errorf("gateway: %w", err)
 		}
-		a.listeners = append(a.listeners, l)
+		a.listeners = append(a.listeners, a.guard.Listen(l))
 	}
 	if a.opts.Admin.Listen == "" {
 		return nil

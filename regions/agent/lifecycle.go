@@ -18,8 +18,8 @@ import (
 var errKilled = errors.New("killed")
 
 // Run runs the agent until ctx is done or a part fails. When ctx is done it
-// leaves gracefully: it says that it stops, serves on for Linger, takes
-// no more requests, waits for its streams for up to Grace, and says goodbye.
+// leaves gracefully: it says that it stops, serves on for Linger while it asks its
+// clients' connections to go, takes no more requests, waits for its streams for up to Grace, and says goodbye.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.closeListeners()
 	defer a.proxy.CloseIdle()
@@ -31,6 +31,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.runner.Run(parts) })
 	g.Go(func() error { return a.scraper.run(parts) })
 	g.Go(func() error { return a.publish(parts) })
+	g.Go(func() error { return a.guard.Run(parts) })
 	for i := range a.opts.Sources {
 		g.Go(func() error { return a.opts.Sources[i].Run(parts, func(pods []regions.Pod) { a.found(i, pods) }) })
 	}
@@ -91,6 +92,7 @@ func (a *Agent) leave(ctx context.Context) error {
 	last := *a.farewell.Load()
 	a.log.Info("stopping", "linger", last.linger, "grace", last.grace)
 	a.nudge()
+	a.guard.Leave(regions.Whole, last.linger)
 	linger := time.NewTimer(last.linger)
 	defer linger.Stop()
 	select {

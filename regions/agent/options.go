@@ -21,6 +21,7 @@ import (
 	"github.com/rhumb-lb/rhumb/regions/admin"
 	"github.com/rhumb-lb/rhumb/regions/discovery"
 	"github.com/rhumb-lb/rhumb/regions/gateway"
+	"github.com/rhumb-lb/rhumb/regions/gateway/guard"
 	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
 	"github.com/rhumb-lb/rhumb/regions/pool"
 	"github.com/rhumb-lb/rhumb/regions/proxy"
@@ -47,6 +48,9 @@ type Options struct {
 	Limits         proxy.Limits
 	// Head bounds requests' heads and idle connections.
 	Head gateway.HeadLimits
+	// Connections bound the gateway's connections; the trusted proxies are exempt
+	// beside those that are listed.
+	Connections guard.Limits
 	// TLS serves the gateway over TLS, with HTTP/2 by ALPN; nil serves plain HTTP,
 	// HTTP/1.1 and h2c.
 	TLS *tls.Config
@@ -88,11 +92,12 @@ type Model struct {
 // region stops taking requests. Grace lets streams of ten minutes end.
 func DefaultOptions() Options {
 	return Options{
-		Limits: proxy.DefaultLimits(),
-		Head:   gateway.DefaultHeadLimits(),
-		Gossip: gossip.DefaultOptions(),
-		Linger: 25 * time.Second,
-		Grace:  10 * time.Minute,
+		Limits:      proxy.DefaultLimits(),
+		Head:        gateway.DefaultHeadLimits(),
+		Connections: guard.DefaultLimits(),
+		Gossip:      gossip.DefaultOptions(),
+		Linger:      25 * time.Second,
+		Grace:       10 * time.Minute,
 	}
 }
 

@@ -233,6 +233,13 @@ type Limits struct {
 	WriteTimeout  time.Duration `mapstructure:"write_timeout" default:"600s" reload:"live"` // between two writes
 	IdleTimeout   time.Duration `mapstructure:"idle_timeout" default:"60s"`                 // between two requests of a connection
 	DrainTimeout  time.Duration `mapstructure:"drain_timeout" default:"600s" reload:"live"` // for requests in flight at shutdown
+
+	Connections          int           `mapstructure:"connections" default:"50000" reload:"live"`           // at once
+	ConnectionsPerClient int           `mapstructure:"connections_per_client" default:"2000" reload:"live"` // of an IPv4 address or an IPv6 /64; trusted proxies have no limit
+	ConnectionAge        time.Duration `mapstructure:"connection_age" default:"5m" reload:"live"`           // give or take a fifth; then its client is asked to open another
+	// Memory is what may be alive in the process; 0 means four fifths of GOMEMLIMIT,
+	// or no limit without one.
+	Memory Size `mapstructure:"memory" default:"0B" reload:"live"`
 }
 
 // Auth says who may use the gateway.

@@ -13,6 +13,7 @@ import (
 	"github.com/rhumb-lb/rhumb/regions/agent"
 	"github.com/rhumb-lb/rhumb/regions/discovery"
 	"github.com/rhumb-lb/rhumb/regions/gateway"
+	"github.com/rhumb-lb/rhumb/regions/gateway/guard"
 	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
 	"github.com/rhumb-lb/rhumb/regions/pool"
 )
@@ -68,6 +69,10 @@ func (l Limits) apply(o *agent.Options) {
 	o.Limits.PodStall, o.Limits.ClientStall = l.ReadTimeout, l.WriteTimeout
 	o.Head = gateway.HeadLimits{Size: int(l.Header), Time: l.HeaderTimeout, Idle: l.IdleTimeout}
 	o.Grace = l.DrainTimeout
+	o.Connections = guard.Limits{Connections: l.Connections, PerClient: l.ConnectionsPerClient, Age: l.ConnectionAge, Memory: int64(l.Memory)}
+	if l.Memory == 0 {
+		o.Connections.Memory = guard.MemoryLimit()
+	}
 }
 
 // microdegrees is a place in the unit of the wire.
