@@ -7,11 +7,13 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/gateway/heads"
 )
 
 // errKilled ends all parts of a killed agent.
@@ -67,9 +69,14 @@ func (a *Agent) Run(ctx context.Context) error {
 func (a *Agent) serve(l net.Listener) error {
 	var err error
 	if a.tls.On() {
-		err = a.server.ServeTLS(l, "", "")
+		secure := heads.ListenTLS(l, a.server.TLSConfig, a.opts.Head.Time, a.log)
+		var hands sync.WaitGroup
+		hands.Go(secure.Run)
+		err = a.server.Serve(secure)
+		_ = secure.Close() // Serve has closed it, unless it did not begin
+		hands.Wait()
 	} else {
-		err = a.server.Serve(l)
+		err = a.server.Serve(heads.Listen(l))
 	}
 	if !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("gateway on %s: %w", l.Addr(), err)

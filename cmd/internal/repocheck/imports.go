@@ -40,6 +40,7 @@ var Imports = []Rule{
 		Packages: []string{"regions/probe", "regions/pool", "regions/admit", "regions/gateway/guard", "regions/gateway/keyring", "regions/clients"},
 		May:      []string{"regions"},
 	},
+	{Packages: []string{"regions/gateway/heads", "regions/gateway/gatewaytest"}, StdOnly: true},
 	// What both daemons serve with: replaceable TLS, and the frame of the admin API.
 	{Packages: []string{"regions/livetls"}, StdOnly: true},
 	{Packages: []string{"regions/admin"}, May: []string{"regions", "regions/livetls"}},

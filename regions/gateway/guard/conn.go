@@ -14,18 +14,48 @@ import (
 	"github.com/rhumb-lb/rhumb/regions"
 )
 
-// conn is a connection.
+// conn is a connection as the listener gives it.
 type conn struct {
+	net.Conn
 	guard  *Guard
-	raw    net.Conn
 	client netip.Addr // zero: exempt, or unknown
 	draw   regions.Permille
 	leave  atomic.Int64 // when it is asked to go, Unix ns
 
-	asked  bool      // by Leave; guarded by the guard's mu, as are the following
+	gone   bool      // not counted any more; guarded by the guard's mu, as are the following
+	asked  bool      // by Leave
 	places [2]place  // in the lists of all and of the client
 	debt   float64   // requests given up and not forgotten
 	since  time.Time // when debt was reckoned
+}
+
+// Close closes the connection, which counts no more.
+func (c *conn) Close() error {
+	c.guard.mu.Lock()
+	c.guard.forgetLocked(c)
+	c.guard.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// NetConn is the connection below.
+func (c *conn) NetConn() net.Conn { return c.Conn }
+
+// CloseWrite ends what is sent, as a server does that hangs up on a client which
+// still sends: closing at once would reset the connection under the answer.
+func (c *conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+// SetLinger sets what closing does with what was not sent, for who resets a
+// connection.
+func (c *conn) SetLinger(seconds int) error {
+	if tcp, ok := c.Conn.(interface{ SetLinger(int) error }); ok {
+		return tcp.SetLinger(seconds)
+	}
+	return nil
 }
 
 // place is where a connection stands in a list, if in any.
@@ -55,33 +85,33 @@ func (r *rules) clientOf(remote net.Addr) netip.Addr {
 // (RFC 6177 section 2: a /64 at least).
 const subscriber = 64
 
-// enter takes in a connection that was just accepted, or reports that there is no
+// enter takes in a connection that was just accepted; it is nil if there is no
 // room. Room is made where it costs least: by closing the connection from which
 // nothing was heard for longest, or else the one that is idle for longest. A client
 // that is at its own limit makes room among its own.
-func (g *Guard) enter(raw net.Conn) bool {
+func (g *Guard) enter(raw net.Conn) *conn {
 	rules, now := g.rules.Load(), g.now()
 	if stage(g.stage.Load()) == full {
 		g.metrics.refused.WithLabelValues("memory").Inc()
-		return false
+		return nil
 	}
 	client := rules.clientOf(raw.RemoteAddr())
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if own := g.clients[client]; own != nil && rules.PerClient > 0 && own.count >= rules.PerClient && !g.makeRoomLocked(own, "client") {
 		g.metrics.refused.WithLabelValues("client").Inc()
-		return false
+		return nil
 	}
 	if rules.Connections > 0 && g.all.count >= rules.Connections && !g.makeRoomLocked(&g.all, "connections") {
 		g.metrics.refused.WithLabelValues("connections").Inc()
-		return false
+		return nil
 	}
-	c := &conn{guard: g, raw: raw, client: client, draw: rand.N(regions.Whole)}
+	c := &conn{Conn: raw, guard: g, client: client, draw: rand.N(regions.Whole)}
 	c.leave.Store(math.MaxInt64)
 	if rules.Age > 0 {
 		c.leave.Store(now.Add(time.Duration(float64(rules.Age) * (1 - jitter + 2*jitter*rand.Float64()))).UnixNano())
 	}
-	g.conns[raw] = c
+	g.conns[c] = struct{}{}
 	g.all.count++
 	if client.IsValid() {
 		if g.clients[client] == nil {
@@ -90,7 +120,7 @@ func (g *Guard) enter(raw net.Conn) bool {
 		g.clients[client].count++
 	}
 	g.placeLocked(c, func(p *population) *list.List { return &p.silent })
-	return true
+	return c
 }
 
 // makeRoomLocked closes a connection that nobody will miss, if there is one.
@@ -110,7 +140,7 @@ func (g *Guard) makeRoomLocked(p *population, reason string) bool {
 func (g *Guard) closeLocked(c *conn, reason string) {
 	g.metrics.closed.WithLabelValues(reason).Inc()
 	g.forgetLocked(c)
-	_ = c.raw.Close() // it is lost either way
+	_ = c.Conn.Close() // it is lost either way
 }
 
 // placeLocked moves a connection to the end of a list, or out of all if there is
@@ -130,8 +160,12 @@ func (g *Guard) placeLocked(c *conn, of func(*population) *list.List) {
 
 // forgetLocked counts a connection no more.
 func (g *Guard) forgetLocked(c *conn) {
+	if c.gone {
+		return
+	}
+	c.gone = true
 	g.placeLocked(c, nil)
-	delete(g.conns, c.raw)
+	delete(g.conns, c)
 	g.all.count--
 	if own := g.clients[c.client]; own != nil {
 		if own.count--; own.count == 0 {
@@ -142,38 +176,44 @@ func (g *Guard) forgetLocked(c *conn) {
 
 // changed follows the server's word on a connection.
 func (g *Guard) changed(nc net.Conn, to http.ConnState) {
+	c := below(nc)
+	if c == nil {
+		return
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	c := g.conns[under(nc)]
-	if c == nil {
-		return // closed by the guard
+	if c.gone {
+		return
 	}
 	switch to {
-	case http.StateNew:
 	case http.StateActive:
 		g.placeLocked(c, nil)
 	case http.StateIdle:
 		g.placeLocked(c, func(p *population) *list.List { return &p.idle })
-	case http.StateHijacked, http.StateClosed:
-		g.forgetLocked(c)
+	case http.StateNew, http.StateHijacked, http.StateClosed: // its Close tells
 	}
 }
 
-// under is the connection that the listener gave.
-func under(nc net.Conn) net.Conn {
-	if secure, ok := nc.(interface{ NetConn() net.Conn }); ok {
-		return secure.NetConn()
+// below finds a connection in what the server has of it, in which the listener's
+// may be wrapped.
+func below(nc net.Conn) *conn {
+	for {
+		if c, ok := nc.(*conn); ok {
+			return c
+		}
+		wrapped, ok := nc.(interface{ NetConn() net.Conn })
+		if !ok {
+			return nil
+		}
+		nc = wrapped.NetConn()
 	}
-	return nc
 }
 
 type connKey struct{}
 
 // introduce lets requests know their connection.
-func (g *Guard) introduce(ctx context.Context, nc net.Conn) context.Context {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return context.WithValue(ctx, connKey{}, g.conns[under(nc)])
+func introduce(ctx context.Context, nc net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, below(nc))
 }
 
 // of is a request's connection, nil if none was introduced.
@@ -198,7 +238,7 @@ func (g *Guard) gaveUp(c *conn) {
 	now := g.now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.conns[c.raw] != c || !c.client.IsValid() {
+	if c.gone || !c.client.IsValid() {
 		return
 	}
 	c.debt = owed(c.debt, now.Sub(c.since))

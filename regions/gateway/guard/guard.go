@@ -11,7 +11,6 @@ import (
 	"container/list"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -84,7 +83,7 @@ type Guard struct {
 	stage   atomic.Int32 // a stage
 
 	mu      sync.Mutex
-	conns   map[net.Conn]*conn         // by what the listener gave; guarded by mu, as are the following
+	conns   map[*conn]struct{}         // guarded by mu, as are the following
 	clients map[netip.Addr]*population // those with a connection
 	all     population
 }
@@ -101,7 +100,7 @@ type population struct {
 func New(o Options) *Guard {
 	g := &Guard{
 		now: o.Now, alive: o.alive, log: o.Logger,
-		conns: map[net.Conn]*conn{}, clients: map[netip.Addr]*population{},
+		conns: map[*conn]struct{}{}, clients: map[netip.Addr]*population{},
 	}
 	if g.now == nil {
 		g.now = time.Now
@@ -140,7 +139,7 @@ func (g *Guard) Leave(share regions.Permille, over time.Duration) {
 	now := g.now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, c := range g.conns {
+	for c := range g.conns {
 		if c.asked || c.draw >= share {
 			continue
 		}
@@ -160,7 +159,7 @@ func (g *Guard) Leave(share regions.Permille, over time.Duration) {
 // it once, before the server serves.
 func (g *Guard) Attach(s *http.Server) {
 	s.ConnState = g.changed
-	s.ConnContext = g.introduce
+	s.ConnContext = introduce
 	s.Handler = g.handler(s.Handler)
 }
 

@@ -94,7 +94,7 @@ func TestRoom(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := New(Options{Limits: tt.limits})
-			here := map[string]*visitor{}
+			here, conns := map[string]*visitor{}, map[string]*conn{}
 			for who, address := range tt.addresses {
 				here[who] = from(address)
 			}
@@ -102,20 +102,22 @@ func TestRoom(t *testing.T) {
 				out := ""
 				switch v := here[s.who]; s.what {
 				case "come":
-					if !g.enter(v) {
+					if conns[s.who] = g.enter(v); conns[s.who] == nil {
 						out = "refused"
 					}
 				case "speak":
-					g.changed(v, http.StateActive)
+					g.changed(conns[s.who], http.StateActive)
 				case "rest":
-					g.changed(v, http.StateIdle)
+					g.changed(conns[s.who], http.StateIdle)
 				case "end":
-					g.changed(v, http.StateClosed)
+					_ = conns[s.who].Close()
+					v.closed = false
 				}
 				for who, v := range here {
 					if v.closed {
 						out, v.closed = who, false
-						g.changed(v, http.StateClosed) // the server notices later
+						_ = conns[who].Close() // the server notices later
+						v.closed = false
 					}
 				}
 				if out != s.out {
@@ -130,19 +132,22 @@ func TestRoom(t *testing.T) {
 // left when all connections have ended.
 func TestNothingIsKept(t *testing.T) {
 	g := New(Options{Limits: Limits{Connections: 50, PerClient: 3}})
-	var all []*visitor
+	var all []*conn
 	for i := range 500 {
-		v := from(fmt.Sprintf("192.0.2.%d", i%40))
-		if g.enter(v) {
-			all = append(all, v)
+		if c := g.enter(from(fmt.Sprintf("192.0.2.%d", i%40))); c != nil {
+			all = append(all, c)
 		}
-		for k, v := range all {
-			g.changed(v, []http.ConnState{http.StateActive, http.StateIdle, http.StateClosed}[(i+k)%3])
+		for k, c := range all {
+			g.changed(c, []http.ConnState{http.StateActive, http.StateIdle}[(i+k)%2])
+			if (i+k)%17 == 0 {
+				_ = c.Close()
+			}
 		}
 	}
-	for _, v := range all {
-		g.changed(v, http.StateClosed)
-		g.changed(v, http.StateClosed)
+	for _, c := range all {
+		_ = c.Close()
+		_ = c.Close()
+		g.changed(c, http.StateIdle)
 	}
 	if len(all) < 50 || g.Connections() != 0 || len(g.conns) != 0 || len(g.clients) != 0 || g.all.idle.Len() != 0 || g.all.silent.Len() != 0 {
 		t.Errorf("%d of %d connections, %d clients, %d idle, %d silent are left", g.Connections(), len(all), len(g.clients), g.all.idle.Len(), g.all.silent.Len())
@@ -158,7 +163,7 @@ func TestLeaveAsksAShareOnce(t *testing.T) {
 			g.enter(from("192.0.2.1"))
 		}
 		asked := func() (now, ever int) {
-			for _, c := range g.conns {
+			for c := range g.conns {
 				if c.asked {
 					ever++
 				}
@@ -199,9 +204,7 @@ func TestAgesDiffer(t *testing.T) {
 		g := New(Options{Limits: Limits{Age: 5 * time.Minute}})
 		low, high := time.Hour, time.Duration(0)
 		for range 1000 {
-			v := from("192.0.2.1")
-			g.enter(v)
-			age := time.Until(time.Unix(0, g.conns[v].leave.Load()))
+			age := time.Until(time.Unix(0, g.enter(from("192.0.2.1")).leave.Load()))
 			low, high = min(low, age), max(high, age)
 		}
 		if low < 4*time.Minute || low > 250*time.Second || high > 6*time.Minute || high < 350*time.Second {
@@ -227,30 +230,31 @@ func TestShortOfMemory(t *testing.T) {
 	said, now := &strings.Builder{}, int64(0)
 	g := New(Options{Limits: Limits{Memory: 1000}, Logger: slog.New(slog.NewTextHandler(said, nil)), alive: func() int64 { return now }})
 	idle, silent, busy := from("192.0.2.1"), from("192.0.2.2"), from("192.0.2.3")
-	for _, v := range []*visitor{idle, silent, busy} {
-		g.enter(v)
+	g.changed(g.enter(idle), http.StateActive)
+	for c := range g.conns {
+		g.changed(c, http.StateIdle)
 	}
-	g.changed(idle, http.StateActive)
-	g.changed(idle, http.StateIdle)
-	g.changed(busy, http.StateActive)
-	on := g.introduce(t.Context(), busy)
+	g.enter(silent)
+	at := g.enter(busy)
+	g.changed(at, http.StateActive)
+	on := introduce(t.Context(), at)
 	g.check()
 	if idle.closed || silent.closed || Full(on) {
 		t.Error("connections were closed with enough memory")
 	}
 	now = 960
 	g.check()
-	if !idle.closed || !silent.closed || busy.closed || Full(on) || !g.enter(from("192.0.2.4")) {
+	if !idle.closed || !silent.closed || busy.closed || Full(on) || g.enter(from("192.0.2.4")) == nil {
 		t.Errorf("at 96 %%: idle closed %v, silent %v, busy %v; full %v", idle.closed, silent.closed, busy.closed, Full(on))
 	}
 	now = 990
 	g.check()
-	if !Full(on) || busy.closed || g.enter(from("192.0.2.5")) {
+	if !Full(on) || busy.closed || g.enter(from("192.0.2.5")) != nil {
 		t.Error("at 99 % something is still let in")
 	}
 	now = 10
 	g.check()
-	if Full(on) || !g.enter(from("192.0.2.6")) || Full(t.Context()) {
+	if Full(on) || g.enter(from("192.0.2.6")) == nil || Full(t.Context()) {
 		t.Error("memory is there again, and nothing is let in")
 	}
 	for _, want := range []string{"to=scarce", "to=full", "from=full to=enough"} {

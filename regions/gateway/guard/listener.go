@@ -19,8 +19,8 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if l.guard.enter(c) {
-			return c, nil
+		if in := l.guard.enter(c); in != nil {
+			return in, nil
 		}
 		if tcp, ok := c.(interface{ SetLinger(int) error }); ok {
 			_ = tcp.SetLinger(0)
