@@ -19,6 +19,7 @@ import (
 
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/gateway"
+	"github.com/rhumb-lb/rhumb/regions/gateway/heads"
 	"github.com/rhumb-lb/rhumb/regions/pool"
 	"github.com/rhumb-lb/rhumb/regions/proxy"
 )
@@ -67,6 +68,7 @@ func (m *memory) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 type bubble struct {
 	*http.Client
 	t          *testing.T
+	door       *memory          // the gateway's
 	pod        http.HandlerFunc // set before the first request, as is:
 	connecting time.Duration    // how long it takes to connect to it
 }
@@ -83,7 +85,7 @@ func inBubble(t *testing.T, test func(*bubble)) {
 				podAt, door := listenInMemory(), listenInMemory()
 				way := &http.Transport{DialContext: door.dial, Protocols: new(http.Protocols), ExpectContinueTimeout: time.Hour}
 				choose(way.Protocols)
-				b := &bubble{Client: &http.Client{Transport: way}, t: t}
+				b := &bubble{Client: &http.Client{Transport: way}, t: t, door: door}
 				podServer := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { b.pod(w, r) })}
 				pods := pool.New(pool.DefaultOptions())
 				now := time.Now()
@@ -102,7 +104,7 @@ func inBubble(t *testing.T, test func(*bubble)) {
 				server := gateway.NewServer(gateway.New(gateway.DefaultOptions(forward)), gateway.DefaultHeadLimits(), slog.New(slog.DiscardHandler))
 				var g sync.WaitGroup
 				g.Go(func() { _ = podServer.Serve(podAt) })
-				g.Go(func() { _ = server.Serve(door) })
+				g.Go(func() { _ = server.Serve(heads.Listen(door)) })
 				test(b)
 				way.CloseIdleConnections()
 				_ = server.Close()

@@ -48,6 +48,7 @@ func readPayload(r *http.Request, ctl *http.ResponseController, l Limits) (*payl
 	buf.Grow(int(min(max(r.ContentLength, 0)+bytes.MinRead, 64<<10)))
 	n, err := buf.ReadFrom(io.LimitReader(rest, l.Buffer+1))
 	if err != nil {
+		rest.release()
 		return nil, err
 	}
 	if n <= l.Buffer {
@@ -240,7 +241,11 @@ func (b *clientBody) release() {
 	b.over.Store(true)
 	if b.mu.TryLock() {
 		defer b.mu.Unlock()
-		if b.err == nil {
+		switch {
+		case errors.Is(b.err, io.EOF):
+		case errors.Is(b.err, errBodyStalled), errors.Is(b.err, errBodyBroken):
+			_ = b.ctl.SetReadDeadline(past) // it had its time
+		default:
 			_ = b.ctl.SetReadDeadline(time.Now().Add(b.stall))
 		}
 		return
