@@ -1,7 +1,6 @@
 package gateway_test
 
 import (
-	"context"
 	"encoding/binary"
 	"io"
 	"net/http"
@@ -133,7 +132,53 @@ func TestDeafClientsAreCut(t *testing.T) {
 	})
 }
 
+// TestSlowReadersAreCut: who takes an answer that does not end byte by byte is cut
+// like who takes nothing, and who takes it slowly but well is not.
+func TestSlowReadersAreCut(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		if !b.Transport.(*http.Transport).Protocols.HTTP1() {
+			return // a client of HTTP/2 has its bytes by frames: see TestStallsAreEnded
+		}
+		gone := make(chan struct{}, 1)
+		b.pod = func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			for pause := time.Second; r.Context().Err() == nil; pause = 10 * time.Millisecond {
+				_, _ = io.WriteString(w, "data: a token or two\n\n")
+				_ = http.NewResponseController(w).Flush()
+				wait(pause) // after the first: see TestStallsAreEnded
+			}
+			gone <- struct{}{}
+		}
+		for _, tt := range []struct {
+			every time.Duration // for the next byte
+			cut   bool
+		}{{200 * time.Millisecond, true}, {20 * time.Millisecond, false}} {
+			c, err := b.door.dial(b.t.Context(), "", "")
+			if err != nil {
+				b.t.Fatal(err)
+			}
+			_, _ = io.WriteString(c, post+two)
+			for seen := ""; !strings.Contains(seen, "token"); {
+				part := make([]byte, 4<<10)
+				n, err := c.Read(part)
+				if err != nil {
+					b.t.Fatal(err)
+				}
+				seen += string(part[:n])
+			}
+			began := time.Now()
+			for err == nil && time.Since(began) < 10*time.Minute {
+				wait(tt.every)
+				_, err = c.Read(make([]byte, 1))
+			}
+			if took := time.Since(began); tt.cut != (err != nil) || took > time.Minute && tt.cut {
+				b.t.Errorf("a byte each %v: %v after %v; want it cut %v", tt.every, err, took, tt.cut)
+			}
+			_ = c.Close()
+			<-gone
+		}
+	})
+}
+
 // writeWait is how long a connection of HTTP/2 may take nothing.
 const writeWait = 30 * time.Second
-
-var _ = context.Background

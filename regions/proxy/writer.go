@@ -6,16 +6,24 @@ import (
 	"time"
 )
 
+// writeStep is how much of an answer may be waited for anew: a reader of single
+// bytes gets one stall for all of the next KiB, as a sender does.
+const writeStep = 1 << 10
+
 // clientWriter writes the answer under a rolling deadline and remembers whether
 // the client failed to take it. The deadline is there only while something is
 // written: over HTTP/2 one that passes cuts the stream, though nobody waits for
-// the client.
+// the client. Nor does the time between two writes count.
 type clientWriter struct {
 	http.ResponseWriter
 	ctl   *http.ResponseController
 	stall time.Duration
 	begun bool  // the answer's head was written
 	err   error // of a write
+
+	due   int           // bytes until the wait begins anew
+	wait  time.Duration // how long the client is still waited for until then
+	since time.Time     // when the wait began
 }
 
 // Unwrap lets http.ResponseController reach the server's writer.
@@ -35,6 +43,7 @@ func (w *clientWriter) WriteHeader(status int) {
 func (w *clientWriter) Write(p []byte) (int, error) {
 	w.extend()
 	n, err := w.ResponseWriter.Write(p)
+	w.due -= n
 	w.lift()
 	w.note(err)
 	return n, err
@@ -57,10 +66,19 @@ func (w *clientWriter) note(err error) {
 
 // extend gives the next write its time. Writers that have no deadlines, such as
 // recorders, are left alone.
-func (w *clientWriter) extend() { _ = w.ctl.SetWriteDeadline(time.Now().Add(w.stall)) }
+func (w *clientWriter) extend() {
+	if w.due <= 0 {
+		w.due, w.wait = writeStep, w.stall
+	}
+	w.since = time.Now()
+	_ = w.ctl.SetWriteDeadline(w.since.Add(w.wait))
+}
 
 // lift takes the deadline away.
-func (w *clientWriter) lift() { _ = w.ctl.SetWriteDeadline(time.Time{}) }
+func (w *clientWriter) lift() {
+	w.wait -= time.Since(w.since)
+	_ = w.ctl.SetWriteDeadline(time.Time{})
+}
 
 // reset cuts a client's connection with a reset. An HTTP/1.0 client reads an
 // answer until the connection ends, so only a reset tells it that there was

@@ -230,7 +230,7 @@ type Limits struct {
 	Header        Size          `mapstructure:"header" default:"32KiB"`                     // request line and headers
 	HeaderTimeout time.Duration `mapstructure:"header_timeout" default:"5s"`                // to receive them
 	ReadTimeout   time.Duration `mapstructure:"read_timeout" default:"600s" reload:"live"`  // between two reads
-	WriteTimeout  time.Duration `mapstructure:"write_timeout" default:"600s" reload:"live"` // between two writes
+	WriteTimeout  time.Duration `mapstructure:"write_timeout" default:"30s" reload:"live"`  // for a client to take the next KiB
 	IdleTimeout   time.Duration `mapstructure:"idle_timeout" default:"60s"`                 // between two requests of a connection
 	DrainTimeout  time.Duration `mapstructure:"drain_timeout" default:"600s" reload:"live"` // for requests in flight at shutdown
 
