@@ -85,10 +85,10 @@ func judge(env *wire.Envelope, body *wire.Body, cert *fleet.Cert, now time.Time)
 		return judgement{row: row}
 	case wire.Kind_PODS:
 		region, _, err := wire.DecodePods(body.GetPayload())
-		switch {
-		case err != nil:
+		if err != nil {
 			return judgement{reason: reasonMalformed, err: err}
-		case string(region) != cert.Name:
+		}
+		if string(region) != cert.Name {
 			return judgement{reason: reasonName}
 		}
 		return judgement{}
@@ -104,12 +104,6 @@ func judge(env *wire.Envelope, body *wire.Body, cert *fleet.Cert, now time.Time)
 	default:
 		return judgement{}
 	}
-}
-
-// inbound is a message as memberlist handed it over.
-type inbound struct {
-	message []byte
-	at      time.Time // of its receipt
 }
 
 // intake works through what memberlist's goroutines hand over, one at a time.
@@ -354,10 +348,9 @@ func (i *intake) tell(body *wire.Body, cert *fleet.Cert, heard time.Time, j judg
 	case body.GetKind() == wire.Kind_RECORD && body.GetKey() == leaving:
 		i.members.left(body.GetOrigin(), roleOf(cert), heard)
 		return
-	case j.row != nil && i.opts.role() == RoleAgent && j.row.Source != i.opts.region():
+	case j.row != nil && i.opts.role() == RoleAgent && j.row.Source != i.opts.region(),
+		body.GetKind() == wire.Kind_PODS && (i.opts.role() != RoleAgent || cert.Name != string(i.opts.region())):
 		return // another region's business
-	case body.GetKind() == wire.Kind_PODS && (i.opts.role() != RoleAgent || cert.Name != string(i.opts.region())):
-		return // likewise
 	case i.opts.OnRecord == nil:
 		return
 	}

@@ -232,6 +232,12 @@ func (a Audience) holds(m *Member) bool {
 	return (a.Role == AnyRole || a.Role == m.Role) && (a.Region == "" || a.Region == m.Region)
 }
 
+// inbound is a message as memberlist handed it over.
+type inbound struct {
+	message []byte
+	at      time.Time // of its receipt
+}
+
 // delegate is what memberlist calls. Its methods run on memberlist's goroutines:
 // they copy, hand over and return.
 type delegate Node

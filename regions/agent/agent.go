@@ -18,6 +18,7 @@ import (
 	"github.com/rhumb-lb/rhumb/regions/balance"
 	"github.com/rhumb-lb/rhumb/regions/discovery"
 	"github.com/rhumb-lb/rhumb/regions/gateway"
+	"github.com/rhumb-lb/rhumb/regions/gateway/guard"
 	"github.com/rhumb-lb/rhumb/regions/livetls"
 	"github.com/rhumb-lb/rhumb/regions/pool"
 	"github.com/rhumb-lb/rhumb/regions/probe"
@@ -38,6 +39,7 @@ type Agent struct {
 	spill   *spiller
 	proxy   *proxy.Proxy
 	gateway *gateway.Gateway
+	guard   *guard.Guard
 	server  *http.Server
 	tls     *livetls.Config
 	admin   *admin.Mux
@@ -146,6 +148,8 @@ func (a *Agent) assembleDoor(parts *slog.Logger) {
 	door.Guest = a.guest(voucher.NewChecker(o.Region, o.Gossip.Roots))
 	a.gateway = gateway.New(door)
 	a.server = gateway.NewServer(a.gateway, o.Head, a.log)
+	a.guard = guard.New(guard.Options{Limits: o.connections(), Now: o.Now, Logger: parts, Registry: o.Registry})
+	a.guard.Attach(a.server)
 	a.tls = livetls.New(o.serverTLS())
 	a.server.TLSConfig = a.tls.Server("h2", "http/1.1")
 }
@@ -157,7 +161,7 @@ func (a *Agent) bind() error {
 		if err != nil {
 			return fmt.Errorf("gateway: %w", err)
 		}
-		a.listeners = append(a.listeners, l)
+		a.listeners = append(a.listeners, a.guard.Listen(l))
 	}
 	if a.opts.Admin.Listen == "" {
 		return nil

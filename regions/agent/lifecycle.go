@@ -7,19 +7,21 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/gateway/heads"
 )
 
 // errKilled ends all parts of a killed agent.
 var errKilled = errors.New("killed")
 
 // Run runs the agent until ctx is done or a part fails. When ctx is done it
-// leaves gracefully: it says that it stops, serves on for Linger, takes
-// no more requests, waits for its streams for up to Grace, and says goodbye.
+// leaves gracefully: it says that it stops, serves on for Linger while it asks its
+// clients' connections to go, takes no more requests, waits for its streams for up to Grace, and says goodbye.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.closeListeners()
 	defer a.proxy.CloseIdle()
@@ -32,6 +34,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.signals.Run(parts) })
 	g.Go(func() error { return a.publish(parts) })
 	g.Go(func() error { return a.share(parts) })
+	g.Go(func() error { return a.guard.Run(parts) })
 	for i := range a.opts.Sources {
 		g.Go(func() error { return a.opts.Sources[i].Run(parts, func(pods []regions.Pod) { a.found(i, pods) }) })
 	}
@@ -67,9 +70,14 @@ func (a *Agent) Run(ctx context.Context) error {
 func (a *Agent) serve(l net.Listener) error {
 	var err error
 	if a.tls.On() {
-		err = a.server.ServeTLS(l, "", "")
+		secure := heads.ListenTLS(l, a.server.TLSConfig, a.opts.Head.Time, a.log)
+		var hands sync.WaitGroup
+		hands.Go(secure.Run)
+		err = a.server.Serve(secure)
+		_ = secure.Close() // Serve has closed it, unless it did not begin
+		hands.Wait()
 	} else {
-		err = a.server.Serve(l)
+		err = a.server.Serve(heads.Listen(l))
 	}
 	if !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("gateway on %s: %w", l.Addr(), err)
@@ -92,6 +100,7 @@ func (a *Agent) leave(ctx context.Context) error {
 	last := *a.farewell.Load()
 	a.log.Info("stopping", "linger", last.linger, "grace", last.grace)
 	a.nudge()
+	a.guard.Leave(regions.Whole, last.linger)
 	linger := time.NewTimer(last.linger)
 	defer linger.Stop()
 	select {

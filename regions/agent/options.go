@@ -23,6 +23,7 @@ import (
 	"github.com/rhumb-lb/rhumb/regions/balance"
 	"github.com/rhumb-lb/rhumb/regions/discovery"
 	"github.com/rhumb-lb/rhumb/regions/gateway"
+	"github.com/rhumb-lb/rhumb/regions/gateway/guard"
 	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
 	"github.com/rhumb-lb/rhumb/regions/proxy"
 )
@@ -50,6 +51,9 @@ type Options struct {
 	Admit admit.Options
 	// Head bounds requests' heads and idle connections.
 	Head gateway.HeadLimits
+	// Connections bound the gateway's connections; the trusted proxies are exempt
+	// beside those that are listed.
+	Connections guard.Limits
 	// TLS serves the gateway over TLS, with HTTP/2 by ALPN; nil serves plain HTTP,
 	// HTTP/1.1 and h2c.
 	TLS *tls.Config
@@ -104,13 +108,14 @@ type Model struct {
 // region stops taking requests. Grace lets streams of ten minutes end.
 func DefaultOptions() Options {
 	return Options{
-		Limits:  proxy.DefaultLimits(),
-		Admit:   admit.DefaultOptions(),
-		Head:    gateway.DefaultHeadLimits(),
-		Gossip:  gossip.DefaultOptions(),
-		Balance: "least-connections",
-		Linger:  25 * time.Second,
-		Grace:   10 * time.Minute,
+		Limits:      proxy.DefaultLimits(),
+		Admit:       admit.DefaultOptions(),
+		Connections: guard.DefaultLimits(),
+		Head:        gateway.DefaultHeadLimits(),
+		Gossip:      gossip.DefaultOptions(),
+		Balance:     "least-connections",
+		Linger:      25 * time.Second,
+		Grace:       10 * time.Minute,
 	}
 }
 

@@ -54,7 +54,11 @@ func twoAgents(t *testing.T, m *members) (one, two *site) {
 	}
 	other.Sources = o.Sources
 	other.Gossip = m.gossip("eu-west/agent-2", fleet.Request{Role: fleet.RoleRegion, Name: "eu-west", Grant: fleet.Grant{Endpoints: other.Endpoints}})
-	return m.start(o, pods), m.start(other, nil)
+	one, two = m.start(o, pods), m.start(other, nil)
+	regionstest.Eventually(t, patience, func() bool {
+		return int(two.pool.Models(time.Now(), nil)[0].Pods.Ready) == m.count
+	}, "the second agent has all pods")
+	return one, two
 }
 
 // onPods is what an agent has on each pod.

@@ -2,7 +2,9 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"net/http"
 	"sync"
 	"time"
 
@@ -82,11 +84,22 @@ type canary struct {
 	text   string
 	log    *slog.Logger
 	warned sync.Map // models of which it was said that no canary can be made
+	good   sync.Map // models whose canaries some pod has answered well
 }
 
 // Probe implements probe.Prober.
 func (c *canary) Probe(ctx context.Context, pod regions.Pod, model regions.ModelName) regions.Observation {
 	sight, took, err := c.client.Canary(ctx, pod.HTTP, model, c.text)
+	if sight == regions.SawReady {
+		c.good.Store(model, true)
+	}
+	if refused, ok := errors.AsType[*triton.StatusError](err); ok && refused.Status == http.StatusBadRequest {
+		// Triton answers so to a question that it can't take, and also for a backend
+		// that has died. A question that another pod has taken is the former no more.
+		if _, good := c.good.Load(model); good {
+			sight = regions.SawNotReady
+		}
+	}
 	if sight == 0 && ctx.Err() == nil {
 		// Once for each model: what it lacks it lacks on all pods.
 		if _, said := c.warned.LoadOrStore(model, true); !said {

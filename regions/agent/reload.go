@@ -9,6 +9,7 @@ import (
 
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/gateway"
+	"github.com/rhumb-lb/rhumb/regions/gateway/guard"
 )
 
 // farewell is how long a stopping agent goes on; see Options.
@@ -19,8 +20,15 @@ func (o *Options) policy() gateway.Policy {
 	return gateway.Policy{TrustedProxies: o.TrustedProxies, Keys: o.Keys}
 }
 
+// connections are the limits of connections, with who is exempt.
+func (o *Options) connections() guard.Limits {
+	l := o.Connections
+	l.Exempt = slices.Concat(l.Exempt, o.TrustedProxies)
+	return l
+}
+
 // Reload changes over to new options while requests go on: trusted proxies, API
-// keys, limits (but for Dial), certificates, the admin API's token, Linger and
+// keys, limits (but for Dial and heads), certificates, the admin API's token, Linger and
 // Grace. Requests that are under way end by what they began with. If anything in
 // them is wrong, or other data differs, nothing changes and the error says what.
 //
@@ -33,6 +41,7 @@ func (a *Agent) Reload(o Options) error {
 		return fmt.Errorf("agent of region %s: %w", a.opts.Region, err)
 	}
 	a.gateway.SetPolicy(o.policy())
+	a.guard.SetLimits(o.connections())
 	a.proxy.SetLimits(o.Limits)
 	a.tls.Set(o.serverTLS())
 	a.admin.Set(o.Admin)

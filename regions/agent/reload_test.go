@@ -229,7 +229,7 @@ func TestReloadChangesNothing(t *testing.T) {
 // is said to leave alone, so that a new one is not forgotten.
 func TestReloadKnowsEveryOption(t *testing.T) {
 	known := map[string]bool{}
-	for _, name := range strings.Fields(`TrustedProxies Keys Limits TLS Admin Linger Grace
+	for _, name := range strings.Fields(`TrustedProxies Keys Limits Connections TLS Admin Linger Grace
 		Region Location Endpoints Listen Models Head Admit Gossip Canary FixedSlots
 		Balance Sources SpillTLS ListenStream Dial Now Logger Registry Version`) {
 		known[name] = true

@@ -18,7 +18,7 @@ type refusal struct {
 	text   string
 	allow  string // the method of a 405
 	hangUp bool   // the connection is closed after it; over HTTP/2 only its stream ends
-	retry  int    // seconds after which a 429 may come again
+	retry  int    // seconds after which a 429 or 503 may come again
 	fresh  bool   // another region's gateway can ask elsewhere: nothing was begun
 	accept string // the encodings of messages that are taken instead
 	// In OpenAI's words, what of the request is wrong, and how.
@@ -70,7 +70,7 @@ func reply(w *visit, r *http.Request, err error) {
 	switch no.status {
 	case http.StatusUnauthorized:
 		w.Header().Set("WWW-Authenticate", "Bearer")
-	case http.StatusTooManyRequests:
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", strconv.Itoa(no.retry))
 	}
 	if no.hangUp && r.ProtoMajor == 1 {

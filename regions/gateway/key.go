@@ -14,7 +14,7 @@ const keyHeader = "X-Api-Key"
 // enter finds the key of a request and counts it against the key's rate. Without
 // keys everybody enters; load balancers ask for health without one.
 func (d *door) enter(v *visit, r *http.Request, path string) error {
-	if d.keys == nil || v.route.name == routeHealth || strings.HasPrefix(path, "/v2/health/") {
+	if d.keys == nil || v.route.name == routeHealth || strings.HasPrefix(path, health) {
 		return nil
 	}
 	key, ok := d.keys.Check(tokenOf(r))

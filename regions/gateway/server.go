@@ -42,6 +42,11 @@ const (
 	// pingAfter and pingWait find out that a client is gone without a word, whose
 	// streams would else go on: as much as HTTP/1.1 has by TCP keep-alive.
 	pingAfter, pingWait = 15 * time.Second, 15 * time.Second
+	// writeWait is how long a connection may take no byte at all while there is
+	// something for it. Nothing else bounds a client that goes on sending frames, which
+	// puts the pings off, and reads none: the deadlines of its streams end these, and
+	// the notes of that wait behind the write that is stuck.
+	writeWait = 30 * time.Second
 )
 
 // NewServer makes the server of a client port: HTTP/1.1 and HTTP/2, which over
@@ -61,7 +66,7 @@ func NewServer(h http.Handler, head HeadLimits, log *slog.Logger) *http.Server {
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:      maxStreams,
 			MaxReceiveBufferPerStream: streamWindow, MaxReceiveBufferPerConnection: connWindow,
-			SendPingTimeout: pingAfter, PingTimeout: pingWait,
+			SendPingTimeout: pingAfter, PingTimeout: pingWait, WriteByteTimeout: writeWait,
 		},
 		ReadHeaderTimeout: head.Time,
 		IdleTimeout:       head.Idle,

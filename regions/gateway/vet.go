@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/rhumb-lb/rhumb/regions/gateway/guard"
 )
 
 // maxFields is how many header fields a request may have. Browsers and SDKs
@@ -20,6 +22,16 @@ const (
 	ownWrite = 30 * time.Second
 	ownRead  = 10 * time.Second
 )
+
+// health is where the paths begin that need no key and are answered always.
+const health = "/v2/health/"
+
+// overloaded refuses for want of memory. A client that comes again should come to
+// another agent, so its connection ends. The time is short: clients' bodies, which
+// hold the memory, last for seconds.
+func overloaded() error {
+	return &refusal{status: http.StatusServiceUnavailable, text: "the gateway is out of memory, try again", hangUp: true, retry: 1}
+}
 
 // bound gives the connection deadlines for this request, and has it closed
 // after requests whose framing this code can't vouch for: the server reads a
@@ -38,8 +50,13 @@ func bound(v *visit, r *http.Request) {
 	}
 }
 
-// vet checks a request's form and returns its path.
+// vet checks a request's form and returns its path. Without memory for it a request
+// is refused before anything of it is looked at, but for those for health: what asks
+// them would restart the agent.
 func vet(r *http.Request) (string, error) {
+	if guard.Full(r.Context()) && !strings.HasPrefix(r.RequestURI, health) {
+		return "", overloaded()
+	}
 	fields := 1 // Host, which the server has taken out
 	for _, v := range r.Header {
 		fields += len(v)

@@ -77,7 +77,8 @@ type Limits struct {
 	Token time.Duration
 	// Total is the longest that a request may take in all; 0 is no limit.
 	Total time.Duration
-	// ClientStall is how long one write to the client may block.
+	// ClientStall is how long writes to the client may block for a KiB of an answer,
+	// or for one of them where it is larger: 32 KiB at most.
 	ClientStall time.Duration
 	// BodyStall is how long a client may take for the next KiB of its body.
 	BodyStall time.Duration
@@ -98,11 +99,13 @@ type Limits struct {
 
 // DefaultLimits are argued one by one:
 //
-//   - 600 s for the first byte and between two reads from a pod or writes to a
-//     client, the usual proxy setting for language models: a long prompt behind a
-//     full queue is slow, not lost. A pod that is dead is found out by its probes.
-//   - 30 s for a KiB of a body, so that a sender of single bytes can't hold a
-//     connection for long, while a phone on a bad line can pause.
+//   - 600 s for the first byte and between two reads from a pod, the usual proxy
+//     setting for language models: a long prompt behind a full queue is slow, not
+//     lost. A pod that is dead is found out by its probes.
+//   - 30 s for a KiB of a body or of an answer, so that a sender or reader of single
+//     bytes can't hold a connection for long, while a phone on a bad line can pause.
+//     An answer waits for its client only when the buffers of the kernels on the way
+//     are full, of 10,000 tokens and more; by then a pod's slot waits, too.
 //   - 2 s to connect: one lost SYN is sent again after 1 s.
 //   - 100 MiB of body: images and audio as base64.
 //   - 1 MiB kept for a replay: a prompt of 250,000 tokens; 1,000 requests at
@@ -115,7 +118,7 @@ func DefaultLimits() Limits {
 	return Limits{
 		FirstByte:   600 * time.Second,
 		Token:       600 * time.Second,
-		ClientStall: 600 * time.Second,
+		ClientStall: 30 * time.Second,
 		BodyStall:   30 * time.Second,
 		Dial:        2 * time.Second,
 		Body:        100 << 20,

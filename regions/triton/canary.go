@@ -30,7 +30,8 @@ var busyWords = []string{"Exceeds maximum queue size", "Request timeout expired"
 //   - zero: nothing was learnt of the pod. Besides the reasons of
 //     [Client.ModelReady]: the model takes no text, the server understood the
 //     question otherwise than it was meant (any 4xx, or 501), or Triton's own queue
-//     turned it away.
+//     turned it away. A backend that has died is answered by 400, too: who knows that
+//     the question is a good one, knows better.
 //
 // How a model is asked depends on its backend and is taken from its inputs: with
 // max_tokens it is an ensemble of TensorRT-LLM, with sampling_param_max_tokens its

@@ -99,7 +99,7 @@ func TestCanaryOfASimulatedPod(t *testing.T) {
 			dead   tritontest.Zombie
 			want   regions.Sight
 			within time.Duration
-		}{{tritontest.Failing, regions.SawNotReady, patience}, {tritontest.Hanging, regions.SawTimeout, 50 * time.Millisecond}} {
+		}{{tritontest.Failing, 0, patience}, {tritontest.Hanging, regions.SawTimeout, 50 * time.Millisecond}} {
 			pod.Zombie("llama", how.dead)
 			sees("its backend is "+how.dead.String(), how.want, how.within)
 			if got, _, err := c.ModelReady(t.Context(), at, "llama"); got != regions.SawReady {

@@ -199,6 +199,13 @@ func (c *checker) limits(l Limits) {
 	between(c, "agent.limits.write_timeout", l.WriteTimeout, time.Second, 24*time.Hour)
 	between(c, "agent.limits.idle_timeout", l.IdleTimeout, time.Second, time.Hour)
 	between(c, "agent.limits.drain_timeout", l.DrainTimeout, 0, 24*time.Hour)
+	// Beyond ten million connections a machine is out of ports, files and memory.
+	between(c, "agent.limits.connections", l.Connections, 1, 10_000_000)
+	between(c, "agent.limits.connections_per_client", l.ConnectionsPerClient, 1, 10_000_000)
+	between(c, "agent.limits.connection_age", l.ConnectionAge, 10*time.Second, 24*time.Hour)
+	if l.Memory != 0 {
+		between(c, "agent.limits.memory", l.Memory, 64*mib, 1024*gib)
+	}
 }
 
 // auth checks who may use the gateway. A file of keys without the mode would look

@@ -15,6 +15,7 @@ import (
 	"github.com/rhumb-lb/rhumb/regions/discovery"
 	"github.com/rhumb-lb/rhumb/regions/discovery/kube"
 	"github.com/rhumb-lb/rhumb/regions/gateway"
+	"github.com/rhumb-lb/rhumb/regions/gateway/guard"
 	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
 	"github.com/rhumb-lb/rhumb/regions/proxy"
 	"github.com/rhumb-lb/rhumb/regions/proxy/resume"
@@ -98,6 +99,10 @@ func (l Limits) apply(o *agent.Options) {
 	o.Limits.Total, o.Limits.ClientStall = l.TotalTimeout, l.WriteTimeout
 	o.Head = gateway.HeadLimits{Size: int(l.Header), Time: l.HeaderTimeout, Idle: l.IdleTimeout}
 	o.Grace = l.DrainTimeout
+	o.Connections = guard.Limits{Connections: l.Connections, PerClient: l.ConnectionsPerClient, Age: l.ConnectionAge, Memory: int64(l.Memory)}
+	if l.Memory == 0 {
+		o.Connections.Memory = guard.MemoryLimit()
+	}
 }
 
 // microdegrees is a place in the unit of the wire.

@@ -54,7 +54,7 @@ var Imports = []Rule{
 	{Packages: []string{"regions/shape"}, May: []string{"regions", "regions/rpc"}},
 	{
 		Packages: []string{"regions/gateway"},
-		May:      []string{"regions", "regions/peek", "regions/rpc", "regions/shape", "regions/gateway/keyring", "regions/gateway/affinity"},
+		May:      []string{"regions", "regions/peek", "regions/rpc", "regions/shape", "regions/gateway/guard", "regions/gateway/keyring", "regions/gateway/affinity"},
 	},
 	// A region's signed word to another's gateway.
 	{Packages: []string{"regions/voucher"}, May: []string{"regions", "gossip/fleet"}},
@@ -63,12 +63,13 @@ var Imports = []Rule{
 	// It reads what pods say, in triton's words, and has slots learn from it.
 	{Packages: []string{"regions/signals"}, May: []string{"regions", "regions/triton", "regions/slots"}},
 	{
-		Packages: []string{"regions/probe", "regions/admit", "regions/gateway/keyring", "regions/clients"},
+		Packages: []string{"regions/probe", "regions/admit", "regions/gateway/guard", "regions/gateway/keyring", "regions/clients"},
 		May:      []string{"regions"},
 	},
 	// How a pod is chosen, and what results say of one.
 	{Packages: []string{"regions/balance", "regions/outlier"}, May: []string{"regions"}, Never: outside, Pure: true},
 	{Packages: []string{"regions/pool"}, May: []string{"regions", "regions/balance", "regions/outlier"}},
+	{Packages: []string{"regions/gateway/heads", "regions/gateway/gatewaytest"}, StdOnly: true},
 	// What both daemons serve with: replaceable TLS, and the frame of the admin API.
 	{Packages: []string{"regions/livetls"}, StdOnly: true},
 	{Packages: []string{"regions/admin"}, May: []string{"regions", "regions/livetls"}},

@@ -61,6 +61,7 @@ func Read(r *http.Request, ctl *http.ResponseController, l Limits) (*Body, error
 	buf.Grow(int(min(max(r.ContentLength, 0)+bytes.MinRead, 64<<10)))
 	n, err := buf.ReadFrom(io.LimitReader(rest, l.Buffer+1))
 	if err != nil {
+		rest.release()
 		return nil, err
 	}
 	if n <= l.Buffer {
@@ -270,7 +271,11 @@ func (b *source) release() {
 	b.over.Store(true)
 	if b.mu.TryLock() {
 		defer b.mu.Unlock()
-		if b.err == nil && !b.patient {
+		switch {
+		case b.patient, errors.Is(b.err, io.EOF):
+		case errors.Is(b.err, ErrStalled), errors.Is(b.err, ErrBroken):
+			_ = b.ctl.SetReadDeadline(past) // it had its time
+		default:
 			_ = b.ctl.SetReadDeadline(time.Now().Add(b.stall))
 		}
 		return

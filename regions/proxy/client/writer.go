@@ -6,16 +6,24 @@ import (
 	"time"
 )
 
+// writeStep is how much of an answer may be waited for anew: a reader of single
+// bytes gets one stall for all of the next KiB, as a sender does.
+const writeStep = 1 << 10
+
 // Writer writes the answer under a rolling deadline and remembers whether
 // the client failed to take it. The deadline is there only while something is
 // written: over HTTP/2 one that passes cuts the stream, though nobody waits for
-// the client.
+// the client. Nor does the time between two writes count.
 type Writer struct {
 	http.ResponseWriter
 	ctl   *http.ResponseController
 	stall time.Duration
 	Begun bool  // the answer's head was written
 	Err   error // of a write
+
+	due   int           // bytes until the wait begins anew
+	wait  time.Duration // how long the client is still waited for until then
+	since time.Time     // when the wait began
 }
 
 // NewWriter makes a writer for a client that may take as long as stall for each
@@ -44,6 +52,7 @@ func (w *Writer) WriteHeader(status int) {
 func (w *Writer) Write(p []byte) (int, error) {
 	w.Extend()
 	n, err := w.ResponseWriter.Write(p)
+	w.due -= n
 	w.Lift()
 	w.note(err)
 	return n, err
@@ -66,10 +75,19 @@ func (w *Writer) note(err error) {
 
 // Extend gives the next write its time. Writers that have no deadlines, such as
 // recorders, are left alone.
-func (w *Writer) Extend() { _ = w.ctl.SetWriteDeadline(time.Now().Add(w.stall)) }
+func (w *Writer) Extend() {
+	if w.due <= 0 {
+		w.due, w.wait = writeStep, w.stall
+	}
+	w.since = time.Now()
+	_ = w.ctl.SetWriteDeadline(w.since.Add(w.wait))
+}
 
 // Lift takes the deadline away.
-func (w *Writer) Lift() { _ = w.ctl.SetWriteDeadline(time.Time{}) }
+func (w *Writer) Lift() {
+	w.wait -= time.Since(w.since)
+	_ = w.ctl.SetWriteDeadline(time.Time{})
+}
 
 // Reset cuts a client's connection with a reset. An HTTP/1.0 client reads an
 // answer until the connection ends, so only a reset tells it that there was

@@ -20,6 +20,7 @@ var live = []string{
 	"director.redirect.tls.cert_file", "director.redirect.tls.key_file", "director.geo.file", "director.geo.overrides",
 	"agent.tls.cert_file", "agent.tls.key_file", "agent.linger",
 	"agent.limits.body", "agent.limits.first_byte_timeout", "agent.limits.total_timeout", "agent.limits.read_timeout", "agent.limits.write_timeout", "agent.limits.drain_timeout",
+	"agent.limits.connections", "agent.limits.connections_per_client", "agent.limits.connection_age", "agent.limits.memory",
 	"agent.auth.mode", "agent.auth.keys_file", "agent.auth.pepper_file",
 }
 
