@@ -47,6 +47,10 @@ FRONTEND ?= stream
 attrition: ## take pods away under 300 streams for a minute; FAULT=kill|term|stop FRONTEND=stream|unary|grpc
 	go test -count=1 -timeout 10m -v -run TestAttrition ./simulations/attrition -args -whole -fault $(FAULT) -frontend $(FRONTEND) $(ARGS)
 
+.PHONY: abuse
+abuse: ## hostile clients at an agent's process, at full strength; prints its peak of memory
+	go test -count=1 -timeout 20m -v ./simulations/abuse -args -heavy
+
 .PHONY: bench
 bench: ## run the micro-benchmarks of the hot paths
 	go test -run '^$$' -bench . -benchmem ./director ./director/geo ./dnsserver ./regions/pool

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/rhumb-lb/rhumb/gossip"
 	"github.com/rhumb-lb/rhumb/gossip/wire"
@@ -249,11 +250,19 @@ func (a *Agent) heard(r gossip.Received) {
 			return
 		}
 		a.spill.heard(*row, r.Heard)
+		if row.Source == a.opts.Region {
+			a.guard.Leave(row.Leave, leaveOver)
+		}
 	case wire.Kind_PODS:
 		a.heardPeer(r)
 	default:
 	}
 }
+
+// leaveOver is the time in which the connections that a row asks to go do so, at a
+// moment of its own each: as long as rows hold. Their clients ask for the region's name
+// again, and come in a stream rather than all at once.
+const leaveOver = 30 * time.Second
 
 // nudge wakes the publisher.
 func (a *Agent) nudge() { wake(a.news) }
