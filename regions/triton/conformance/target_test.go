@@ -104,6 +104,7 @@ func simulate(t *testing.T, exitTimeout time.Duration) target {
 func launch(t *testing.T, exitTimeout time.Duration) target {
 	t.Helper()
 	ports := freePorts(t, 3)
+	memory := "conformance_" + ports[0] + "_" // which a killed server leaves behind
 	tg := target{http: "127.0.0.1:" + ports[0], metrics: "127.0.0.1:" + ports[1], grpc: "127.0.0.1:" + ports[2]}
 	args := []string{
 		"--foreground", "--kill-after=60", "600", filepath.Join(*tritonDir, "tritonserver"),
@@ -112,6 +113,7 @@ func launch(t *testing.T, exitTimeout time.Duration) target {
 		"--metrics-address=127.0.0.1", "--metrics-port=" + ports[1],
 		"--grpc-address=127.0.0.1", "--grpc-port=" + ports[2],
 		fmt.Sprintf("--exit-timeout-secs=%d", int(exitTimeout.Seconds())),
+		"--backend-config=python,shm-region-prefix-name=" + memory,
 	}
 	for _, name := range []string{"llama", "streamed", "slow", "trt", "counted", "queue"} {
 		args = append(args, "--load-model="+name)
@@ -131,6 +133,10 @@ func launch(t *testing.T, exitTimeout time.Duration) target {
 	t.Cleanup(func() {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // it may be gone
 		<-exited
+		left, _ := filepath.Glob("/dev/shm/" + memory + "*") // the pattern is well formed
+		for _, file := range left {
+			_ = os.Remove(file)
+		}
 		if t.Failed() {
 			t.Logf("the server's log ends with:\n%s", tail(log.String(), 4000))
 		}
