@@ -148,8 +148,8 @@ func together(sites ...*site) []int {
 //
 // In virtual time no pod gets more than one over its slots. Here it also counts what
 // one agent gives away while the other's word waits for a processor, which clients,
-// agents and pods share: 2 to 7 over 32, and never most of the 18 that they are
-// without that word, when each pod has 50.
+// agents and pods share: 34 to 39 on a pod, and 43 where three programs more want the
+// two processors. Without that word each pod has 50.
 func TestTwoAgentsOverTheSamePods(t *testing.T) {
 	t.Parallel()
 	const slots, each, tokens = 32, 250, 20
@@ -197,7 +197,7 @@ func TestTwoAgentsOverTheSamePods(t *testing.T) {
 		break
 	}
 	t.Log("when a pod had the most:", fullest)
-	if fullest[9] > slots+12 {
+	if fullest[9] > slots+slots/2 {
 		t.Errorf("%d on a pod of %d slots", fullest[9], slots)
 	}
 	sum := 0
