@@ -80,7 +80,7 @@ type relays struct {
 }
 
 // classOf is how urgently a record of a kind is passed on, or false if it never
-// is: statuses and spill rows are sent to whom they concern.
+// is: statuses, spill rows and loads of pods are sent to whom they concern.
 func classOf(kind wire.Kind) (relay.Class, bool) {
 	switch kind {
 	case wire.Kind_STATUS, wire.Kind_SPILL, wire.Kind_PODS:

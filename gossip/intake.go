@@ -257,16 +257,21 @@ const (
 	passed            // by itself, from a member that may not be its origin
 )
 
+// unpack reads an envelope and its body.
+func unpack(raw []byte) (*wire.Envelope, *wire.Body, error) {
+	env, err := wire.DecodeEnvelope(raw)
+	if err != nil {
+		return nil, nil, err
+	}
+	body, err := wire.DecodeBody(env.GetBody())
+	return env, body, err
+}
+
 // envelope takes a record, heard at the given time. It reports whether the record
 // is another member's status that is held now: news, or from a push/pull's state,
 // where what is known counts too.
 func (i *intake) envelope(raw []byte, heard time.Time, by way) (status bool) {
-	env, err := wire.DecodeEnvelope(raw)
-	if err != nil {
-		i.refuse(wire.Kind_KIND_UNSPECIFIED, "", reasonMalformed, err)
-		return false
-	}
-	body, err := wire.DecodeBody(env.GetBody())
+	env, body, err := unpack(raw)
 	if err != nil {
 		i.refuse(wire.Kind_KIND_UNSPECIFIED, "", reasonMalformed, err)
 		return false
@@ -300,11 +305,15 @@ func (i *intake) envelope(raw []byte, heard time.Time, by way) (status bool) {
 		i.outrank(body.GetEpoch(), body.GetVersion())
 		return false
 	}
+	if kind == wire.Kind_PODS && (by != direct || cert.Name != string(i.opts.region())) {
+		i.count(kind, "ignored") // another region's business, or of an age that is another's word
+		return false
+	}
 	r := &record{
 		by: subject{role: cert.Role, name: cert.Name}, epoch: body.GetEpoch(), version: body.GetVersion(),
 		raw: raw, status: j.status, heard: heard, keyID: cert.KeyID, notAfter: cert.NotAfter,
 	}
-	if j.digest != nil { // who misses it is sent the whole status
+	if j.digest != nil || kind == wire.Kind_PODS { // what counts is the status, or the next one
 		r.raw = nil
 	}
 	if why, ok := i.store.put(k, r, now); !ok {
@@ -348,8 +357,7 @@ func (i *intake) tell(body *wire.Body, cert *fleet.Cert, heard time.Time, j judg
 	case body.GetKind() == wire.Kind_RECORD && body.GetKey() == leaving:
 		i.members.left(body.GetOrigin(), roleOf(cert), heard)
 		return
-	case j.row != nil && i.opts.role() == RoleAgent && j.row.Source != i.opts.region(),
-		body.GetKind() == wire.Kind_PODS && (i.opts.role() != RoleAgent || cert.Name != string(i.opts.region())):
+	case j.row != nil && i.opts.role() == RoleAgent && j.row.Source != i.opts.region():
 		return // another region's business
 	case i.opts.OnRecord == nil:
 		return
@@ -369,29 +377,4 @@ func (i *intake) learn(der []byte, now time.Time) {
 		return
 	}
 	i.store.addCert(cert)
-}
-
-func (i *intake) count(kind wire.Kind, result string) {
-	i.metrics.records.WithLabelValues(kindName(kind), result).Inc()
-}
-
-// refuse counts a record that changes nothing and logs it the first time.
-func (i *intake) refuse(kind wire.Kind, origin string, why reason, err error) {
-	i.count(kind, "refused")
-	i.metrics.refused.WithLabelValues(string(why)).Inc()
-	note := string(why) + " " + origin
-	if i.logged[note] || len(i.logged) >= maxNotes {
-		return
-	}
-	i.logged[note] = true
-	attrs := []any{"kind", kindName(kind), "origin", origin, "reason", why}
-	if err != nil {
-		attrs = append(attrs, "err", err)
-	}
-	if why == reasonReplayed || why == reasonUnknownKey {
-		// Restarts, duplicates and newcomers look like this too.
-		i.log.Info("a gossip record changed nothing", attrs...)
-		return
-	}
-	i.log.Warn("a gossip record was refused", attrs...)
 }

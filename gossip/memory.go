@@ -122,11 +122,7 @@ func (n *Node) restore(m Memory) {
 // remember takes over one status, unless it is of before Forget. Of two of the
 // same agent the newer stays, and none is held that is older than its mark.
 func (n *Node) remember(r Remembered, marks map[slot]Mark, now time.Time) (held bool, why reason) {
-	env, err := wire.DecodeEnvelope(r.Envelope)
-	if err != nil {
-		return false, reasonMalformed
-	}
-	body, err := wire.DecodeBody(env.GetBody())
+	env, body, err := unpack(r.Envelope)
 	if err != nil || body.GetKind() != wire.Kind_STATUS {
 		return false, reasonMalformed
 	}

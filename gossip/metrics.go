@@ -114,3 +114,28 @@ func kindName(k wire.Kind) string {
 	}
 	return "unknown"
 }
+
+func (i *intake) count(kind wire.Kind, result string) {
+	i.metrics.records.WithLabelValues(kindName(kind), result).Inc()
+}
+
+// refuse counts a record that changes nothing and logs it the first time.
+func (i *intake) refuse(kind wire.Kind, origin string, why reason, err error) {
+	i.count(kind, "refused")
+	i.metrics.refused.WithLabelValues(string(why)).Inc()
+	note := string(why) + " " + origin
+	if i.logged[note] || len(i.logged) >= maxNotes {
+		return
+	}
+	i.logged[note] = true
+	attrs := []any{"kind", kindName(kind), "origin", origin, "reason", why}
+	if err != nil {
+		attrs = append(attrs, "err", err)
+	}
+	if why == reasonReplayed || why == reasonUnknownKey {
+		// Restarts, duplicates and newcomers look like this too.
+		i.log.Info("a gossip record changed nothing", attrs...)
+		return
+	}
+	i.log.Warn("a gossip record was refused", attrs...)
+}

@@ -115,7 +115,7 @@ type Options struct {
 
 	// OnRecord is given records of other kinds than STATUS, in the order of their
 	// arrival, one at a time. Agents are given only spill rows of their own
-	// region. While it runs, up to 256 more wait; beyond that they are dropped and
+	// region, and loads of pods only agents, of theirs. While it runs, up to 256 more wait; beyond that they are dropped and
 	// counted.
 	OnRecord func(Received)
 	// Now is the clock; nil is time.Now.

@@ -141,8 +141,8 @@ func (n *Node) Publish(r Record) error {
 	return nil
 }
 
-// sealLocked signs the next version of a record and, unless it is fleeting, puts it into the store, where push/pull and Snapshot find it. A director of 100
-// regions with 8 models writes 800 rows a second, more than any certificate's
+// sealLocked signs the next version of a record and, unless it is fleeting, puts it
+// into the store, where push/pull and Snapshot find it. A director of 100 regions with 8 models writes 800 rows a second, more than any certificate's
 // share, and nobody asks it for one again.
 func (n *Node) sealLocked(kind wire.Kind, key string, payload []byte) ([]byte, slot, error) {
 	p := &n.own

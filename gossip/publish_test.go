@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/memberlist"
 
 	"github.com/rhumb-lb/rhumb/gossip/fleet"
 	"github.com/rhumb-lb/rhumb/gossip/wire"
@@ -42,6 +45,39 @@ func TestManySpillRows(t *testing.T) {
 	}
 	if err := n.Publish(Record{Kind: wire.Kind_RECORD, Key: "k"}); err != nil || len(n.store.slots) != 1 {
 		t.Errorf("another record after them: %v, %d kept", err, len(n.store.slots))
+	}
+}
+
+// TestPodsAreKeptByNobody: neither for push/pull nor to be said again.
+func TestPodsAreKeptByNobody(t *testing.T) {
+	o := testOptions(t)
+	a := testFleet(t)
+	o.Name, o.Identity, o.Roots = "eu-west/a", testIdentity(t, a, fleet.RoleRegion, "eu-west"), fleet.NewRoots(a)
+	n := newNode(t, o)
+	payload, err := wire.EncodePods("eu-west", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := Audience{Role: RoleAgent, Region: "eu-west"}
+	for i, member := range []string{"d1", "us-east/a", "eu-west/b"} {
+		meta := &wire.Meta{Protocol: 1, Role: wire.Role_AGENT}
+		if meta.Region, _, _ = strings.Cut(member, "/"); i == 0 {
+			meta.Role, meta.Region = wire.Role_DIRECTOR, ""
+		}
+		b, err := wire.EncodeMeta(meta)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.members.NotifyJoin(&memberlist.Node{Name: member, Addr: net.IPv4(10, 0, 0, 9), Meta: b})
+		if got := n.Heeds(to); got != (i == 2) {
+			t.Errorf("with %s: somebody heeds it: %v", member, got)
+		}
+	}
+	if err := n.Publish(Record{Kind: wire.Kind_PODS, Payload: payload, Audience: to}); err != nil {
+		t.Fatal(err)
+	}
+	if len(n.store.slots) != 0 || len(n.own.records) != 0 {
+		t.Errorf("%d in the store, %d for push/pull", len(n.store.slots), len(n.own.records))
 	}
 }
 

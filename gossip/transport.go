@@ -104,6 +104,11 @@ func (s *sockets) listen(at netip.AddrPort) error {
 
 // start begins to receive.
 func (s *sockets) start() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed { // meanwhile, and may be waiting for what runs
+		return
+	}
 	s.wg.Go(s.receive)
 	s.wg.Go(s.accept)
 }

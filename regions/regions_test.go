@@ -159,3 +159,22 @@ func TestNewer(t *testing.T) {
 		}
 	}
 }
+
+// TestAgents: agents count for 5 s after they were last heard.
+func TestAgents(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	var all []Report
+	for agent, age := range map[AgentID]time.Duration{"eu/b": 5 * time.Second, "eu/a": 0, "eu/c": 5*time.Second + 1, "us/a": 0, "eu/d": -time.Second} {
+		all = append(all, Report{Status: &Status{Agent: agent, Region: ID(agent[:2])}, Heard: now.Add(-age)})
+	}
+	s := NewSnapshot(all)
+	for region, want := range map[ID]string{"eu": "eu/a eu/b eu/d", "us": "us/a", "ap": ""} {
+		var got []string
+		for _, a := range s.Agents(region, now) {
+			got = append(got, string(a))
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: %v, want %s", region, got, want)
+		}
+	}
+}

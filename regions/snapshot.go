@@ -64,6 +64,18 @@ func (r *Region) Model(name ModelName) *ModelStatus {
 // surviving agent speaks for the pods.
 const agentLapse = 5 * time.Second
 
+// Agents are the agents of a region that were alive at now, in order: those whose
+// newest report is not too old to count into the region's load.
+func (s Snapshot) Agents(region ID, now time.Time) []AgentID {
+	var out []AgentID
+	for _, r := range s.Reports {
+		if r.Status.Region == region && r.Age(now) <= agentLapse {
+			out = append(out, r.Status.Agent)
+		}
+	}
+	return out
+}
+
 // Regions are the reports of each region's agents as they add up, in order of ID:
 // per model the most slots and pods that any agent sees (they watch the same
 // pods, at slightly different moments) and the sum of each agent's own in-flight,

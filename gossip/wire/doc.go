@@ -1,6 +1,6 @@
 // Package wire is the format of what members of the fleet exchange: the
 // envelope around every signed record, the payloads whose shape all must agree
-// on (status and spill row), and the small messages of gossip itself.
+// on (status, spill row and loads of pods), and the small messages of gossip itself.
 //
 // Decoding is strict where a value would be used (counts, lengths, ranges,
 // order, UTF-8; the error names the field) and lenient where a newer version

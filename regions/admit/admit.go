@@ -175,11 +175,15 @@ func (a *Admission) enter(now time.Time, req regions.Request, since time.Time, t
 	if n == 0 && try(now, l.view()) == Done {
 		return nil, nil
 	}
+	// By now the model is one that somebody knows, so that clients can't fill the map.
+	a.lines[req.Model] = l
 	if wait := l.wait(now, n); wait > t.due.Sub(now) {
+		a.turn(l, now, &req)
 		return nil, refuse(Late, wait)
 	}
 	if len(l.waiting) >= a.opts.Bound {
 		last := l.last()
+		a.turn(l, now, &req)
 		if last == nil || last.class >= t.class {
 			return nil, refuse(Full, l.wait(now, n))
 		}
@@ -187,8 +191,6 @@ func (a *Admission) enter(now time.Time, req regions.Request, since time.Time, t
 		last.done <- refuse(Crowded, l.wait(now, len(l.waiting)))
 	}
 	l.join(now, t)
-	// By now the model is one that somebody knows, so that clients can't fill the map.
-	a.lines[req.Model] = l
 	a.armLocked(l)
 	return t, nil
 }

@@ -359,3 +359,39 @@ func TestALineOfNobody(t *testing.T) {
 		}
 	})
 }
+
+// TestRefusedLately: who could not wait counts for ten seconds, and who waited in
+// vain, or came from another region, does not.
+func TestRefusedLately(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, 0, func(o *admit.Options) { o.Bound = 2 })
+		counts := func(want int) {
+			t.Helper()
+			if got := d.a.Refused(); got[llama] != want || len(got) > 1 {
+				t.Errorf("refused lately: %v, want %d", got, want)
+			}
+		}
+		pass := func(d time.Duration) { <-time.After(d) }
+		d.come("waits in vain", regions.Request{MaxWait: 20 * time.Second})
+		d.come("waits too", regions.Request{MaxWait: 20 * time.Second})
+		counts(0)
+		d.come("one too many", regions.Request{})
+		counts(1)
+		d.come("from elsewhere", regions.Request{From: "us-east"})
+		counts(1)
+		pass(5 * time.Second)
+		d.come("in a hurry", regions.Request{MaxWait: time.Second})
+		counts(2)
+		d.come("of a higher class", regions.Request{Class: regions.ClassHigh})
+		counts(3)
+		pass(4 * time.Second)
+		counts(3)
+		pass(time.Second)
+		counts(2)
+		pass(5 * time.Second)
+		counts(0)
+		pass(time.Hour)
+		counts(0)
+		d.in.Wait()
+	})
+}

@@ -15,6 +15,7 @@ type line struct {
 	drained  drain
 	overflow bool // it was too long, and is not yet short again
 	polled   bool // a timer will try again
+	turned   turned
 }
 
 // ticket is one request's place.

@@ -59,6 +59,7 @@ type Agent struct {
 
 	podsMu sync.Mutex
 	pods   [][]regions.Pod // by source, nil before its first set; guarded by podsMu
+	peers  map[string]word // of the region's other agents, by name; guarded by podsMu
 }
 
 // New makes an agent and binds its addresses, so that they are known and an
@@ -69,7 +70,7 @@ func New(o Options) (*Agent, error) {
 	}
 	a := &Agent{
 		opts: o, log: o.Logger.With("component", "agent", "region", o.Region),
-		news: make(chan struct{}, 1), killed: make(chan struct{}), pods: make([][]regions.Pod, len(o.Sources)),
+		news: make(chan struct{}, 1), killed: make(chan struct{}), pods: make([][]regions.Pod, len(o.Sources)), peers: map[string]word{},
 	}
 	a.drain.Store(&drain{})
 	a.farewell.Store(&farewell{o.Linger, o.Grace})
@@ -132,7 +133,7 @@ func (a *Agent) assemblePods(parts *slog.Logger) {
 // assembleDoor makes what takes and forwards requests.
 func (a *Agent) assembleDoor(parts *slog.Logger) {
 	o := &a.opts
-	a.spill = newSpiller(o.Region, a.gossip.Snapshot)
+	a.spill = newSpiller(o.Region, regions.AgentID(o.Gossip.Name), a.gossip.Snapshot)
 	to := proxy.DefaultOptions(o.Region, a.pool)
 	to.Spill, to.Vouch, to.SpillTLS, to.Observe, to.Load = a.spill, a.vouch, a.spillTLS(), a.runner.Observe, a.loaded
 	to.Dial, to.Limits, to.Admit, to.Now = o.Dial, o.Limits, o.Admit, o.Now

@@ -126,6 +126,7 @@ func (a *Agent) found(source int, pods []regions.Pod) {
 	a.pods[source] = append([]regions.Pod{}, pods...) // not nil: a source that finds none has told so
 	all := slices.Concat(a.pods...)
 	a.pool.SetPods(a.opts.Now(), all)
+	a.retellLocked()
 	a.signals.SetPods(all)
 	a.runner.SetPods(all) // last: it tells the others what it finds
 }
@@ -142,7 +143,9 @@ func (a *Agent) publish(ctx context.Context) error {
 		if err := a.gossip.PublishStatus(status); err != nil {
 			a.log.Error("status not published", "error", err)
 		}
+		a.spill.divide(now)
 		a.spill.replan(now)
+		a.forgetPeers(now)
 		select {
 		case <-ctx.Done():
 			return nil

@@ -41,8 +41,9 @@ type members struct {
 	t        *testing.T
 	fleet    *fleet.Authority
 	director *gossip.Node
-	slots    int // of each pod
-	count    int // of pods of a region
+	slots    int           // of each pod
+	count    int           // of pods of a region
+	token    time.Duration // between two of a pod's
 }
 
 func newMembers(t *testing.T) *members {
@@ -51,7 +52,7 @@ func newMembers(t *testing.T) *members {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &members{t: t, fleet: a, slots: podSlots, count: 3}
+	m := &members{t: t, fleet: a, slots: podSlots, count: 3, token: 5 * time.Millisecond}
 	if m.director, err = gossip.New(m.gossip("ns1", fleet.Request{Role: fleet.RoleDirector, Name: "ns1"})); err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +148,7 @@ func (m *members) options(id regions.ID, models ...string) (Options, []*tritonte
 	return o, pods
 }
 
-// pods starts pods that are quick: 5 ms between two tokens.
+// pods starts pods that are quick: 5 ms between two tokens, unless told otherwise.
 func (m *members) pods(id regions.ID, models ...string) (pods []*tritontest.Pod, found []regions.Pod) {
 	m.t.Helper()
 	for k := range m.count {
@@ -156,7 +157,7 @@ func (m *members) pods(id regions.ID, models ...string) (pods []*tritontest.Pod,
 		spec := regions.Pod{ID: regions.PodID(o.Name)}
 		for _, name := range models {
 			model := tritontest.DefaultModel(name)
-			model.Slots, model.PrefillPerToken, model.InterToken, model.BatchPenalty = m.slots, 0, 5*time.Millisecond, 0
+			model.Slots, model.PrefillPerToken, model.InterToken, model.BatchPenalty = m.slots, 0, m.token, 0
 			o.Models = append(o.Models, model)
 			spec.Models = append(spec.Models, regions.PodModel{Name: regions.ModelName(name), Slots: m.slots})
 		}

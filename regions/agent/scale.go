@@ -12,12 +12,12 @@ import (
 // What clients want of models that the region does not have is for other
 // regions to scale: no pods here would serve it.
 func (a *Agent) count(now time.Time, models []regions.ModelStatus) *scale.Facts {
-	in, out := a.proxy.SpilledIn(), a.spill.out()
+	in, out, refused := a.proxy.SpilledIn(), a.spill.out(), a.proxy.Refused()
 	f := &scale.Facts{At: now, Complete: a.foundAll()}
 	for _, m := range models {
 		f.Models = append(f.Models, scale.Model{
 			Name: m.Name, InFlight: m.InFlight, Queued: m.Queued,
-			SpilledOut: out[m.Name], SpilledIn: uint32(max(0, in[m.Name])),
+			Refused: uint32(refused[m.Name]), SpilledOut: out[m.Name], SpilledIn: uint32(max(0, in[m.Name])),
 		})
 	}
 	return f

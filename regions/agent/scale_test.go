@@ -190,3 +190,42 @@ func TestDemandOfThoseWhoWait(t *testing.T) {
 	clients.Wait()
 	s.wants(0)
 }
+
+// TestDemandWithoutPods: a region that has no pod, and knows no other region, wants one
+// for each request that waits for it or could not.
+func TestDemandWithoutPods(t *testing.T) {
+	t.Parallel()
+	m := newMembers(t)
+	o, _ := m.options("us-east", "llama")
+	finds(t, &o, nil)
+	o.Admit.Bound = 3
+	s := m.start(o, nil)
+	s.wants(0)
+	asking, stop := context.WithCancel(t.Context())
+	defer stop()
+	var clients sync.WaitGroup
+	for range 3 {
+		clients.Go(func() {
+			req, err := http.NewRequestWithContext(asking, http.MethodPost, s.url("/v2/models/llama/generate"), strings.NewReader(question("q", 3)))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if res, err := s.client.Do(req); err == nil {
+				_ = res.Body.Close()
+				t.Errorf("answered with %s", res.Status)
+			}
+		})
+	}
+	s.wants(3)
+	for range 2 {
+		if res, text, err := s.do(http.MethodPost, s.url("/v2/models/llama/generate"), question("q", 3)); err != nil || res.StatusCode != http.StatusTooManyRequests {
+			t.Fatalf("one too many: %v %s", err, text)
+		}
+	}
+	s.wants(5)
+	stop()
+	clients.Wait()
+	s.wants(2)
+	s.wants(0) // nobody has asked for ten seconds
+}

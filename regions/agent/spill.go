@@ -18,11 +18,12 @@ const relayedFor = 45 * time.Second
 // spiller gives out places in other regions: by the directors' newest rows,
 // and where these are older than their lifetime by the same plan over what this
 // agent itself knows of the other regions.
+//
+// A row's budgets are the region's; each of its agents takes its part.
 type spiller struct {
 	region   regions.ID
+	agent    regions.AgentID
 	snapshot func() regions.Snapshot
-	// agents is how many agents share the region's budgets, this one included.
-	agents func(now time.Time) regions.MilliSlots
 
 	mu       sync.Mutex
 	rows     map[regions.ModelName]heardRow
@@ -30,6 +31,8 @@ type spiller struct {
 	failed   map[regions.ID]time.Time               // when a connection was lost
 	full     map[spillKey]time.Time                 // when there was no room
 	inFlight map[spillKey]regions.MilliSlots
+	place    int // of this agent among the region's live ones, from 0
+	agents   int // how many these are; 0 before they were counted
 }
 
 type heardRow struct {
@@ -42,9 +45,9 @@ type spillKey struct {
 	model  regions.ModelName
 }
 
-func newSpiller(region regions.ID, snapshot func() regions.Snapshot) *spiller {
+func newSpiller(region regions.ID, agent regions.AgentID, snapshot func() regions.Snapshot) *spiller {
 	return &spiller{
-		region: region, snapshot: snapshot, agents: agentsOf(region, snapshot),
+		region: region, agent: agent, snapshot: snapshot,
 		rows: map[regions.ModelName]heardRow{}, failed: map[regions.ID]time.Time{}, full: map[spillKey]time.Time{}, inFlight: map[spillKey]regions.MilliSlots{},
 	}
 }
@@ -67,7 +70,7 @@ func (s *spiller) heard(row regions.SpillRow, now time.Time) {
 func (s *spiller) Spill(now time.Time, req regions.Request, must bool) (proxy.SpillLease, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	row, agents := s.rowLocked(req.Model, now), s.agents(now)
+	row := s.rowLocked(req.Model, now)
 	var least *regions.SpillTarget
 	var over regions.MilliSlots // of least: what it would have in flight per thousand of budget
 	for i := range row.Targets {
@@ -76,7 +79,7 @@ func (s *spiller) Spill(now time.Time, req regions.Request, must bool) (proxy.Sp
 			continue
 		}
 		would := s.inFlight[spillKey{t.Region, req.Model}] + regions.Slots(1)
-		budget := t.Budget / agents
+		budget := partOf(t.Budget, s.place+i, s.agents)
 		if would <= budget {
 			return s.claimLocked(t, req.Model), true
 		}
@@ -90,21 +93,15 @@ func (s *spiller) Spill(now time.Time, req regions.Request, must bool) (proxy.Sp
 	return s.claimLocked(least, req.Model), true
 }
 
-// agentLapse is how old an agent's status may be and the agent still use its share of
-// a budget: ten missed ones.
-const agentLapse = 10 * regions.StatusEvery
-
-// agentsOf counts the agents of a region that were heard of lately, at least one.
-func agentsOf(region regions.ID, snapshot func() regions.Snapshot) func(time.Time) regions.MilliSlots {
-	return func(now time.Time) regions.MilliSlots {
-		n := regions.MilliSlots(0)
-		for _, r := range snapshot().Reports {
-			if r.Status.Region == region && r.Age(now) < agentLapse {
-				n++
-			}
-		}
-		return max(1, n)
+// partOf is one agent's part of a budget: whole slots, since a part of one is room for
+// nothing. What is left over goes to one each from the first on; the first differs
+// from target to target, lest one agent have all of what is left.
+func partOf(budget regions.MilliSlots, place, of int) regions.MilliSlots {
+	if of <= 1 {
+		return budget
 	}
+	whole := int(budget / 1000)
+	return regions.Slots((whole + of - 1 - place%of) / of)
 }
 
 func (s *spiller) rowLocked(m regions.ModelName, now time.Time) regions.SpillRow {
@@ -139,6 +136,22 @@ func (s *spiller) out() map[regions.ModelName]regions.MilliSlots {
 		sum[k.model] += n
 	}
 	return sum
+}
+
+// divide counts the region's live agents, and which of them this one is. It is called
+// now and then, away from requests. Who is not heard by the others for a moment, or
+// does not hear them, counts wrongly until then; the region that is sent too much says
+// so.
+func (s *spiller) divide(now time.Time) {
+	agents := s.snapshot().Agents(s.region, now)
+	place, known := slices.BinarySearch(agents, s.agent)
+	of := len(agents)
+	if !known {
+		of++
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.place, s.agents = place, of
 }
 
 // replan makes rows of the agent's own, for as long as it hears none from

@@ -139,7 +139,7 @@ func TestSpillOverTime(t *testing.T) {
 		}},
 	} {
 		t.Run(c.what, func(t *testing.T) {
-			s := newSpiller("us", known(c.knows))
+			s := newSpiller("us", "us/a", known(c.knows))
 			held := map[regions.ID][]proxy.SpillLease{}
 			for _, step := range c.steps {
 				now := at(step.at)
@@ -192,11 +192,10 @@ func TestSpillOverTime(t *testing.T) {
 func TestOwnPlanIsRenewed(t *testing.T) {
 	places := map[regions.ID]int32{"us": 0, "eu": 70}
 	calls := 0
-	s := newSpiller("us", func() regions.Snapshot {
+	s := newSpiller("us", "us/a", func() regions.Snapshot {
 		calls++
 		return known(places)()
 	})
-	s.agents = func(time.Time) regions.MilliSlots { return 1 }
 	spill := func(ms int) regions.ID {
 		lease, ok := s.Spill(at(ms), regions.Request{Model: "llama"}, true)
 		if !ok {
@@ -247,7 +246,7 @@ func TestSpillKeepsToBudgets(t *testing.T) {
 			budget[id] = rapid.IntRange(0, 3).Draw(t, "slots")
 			row.Targets = append(row.Targets, room(id, budget[id]))
 		}
-		s := newSpiller("us", known(nil))
+		s := newSpiller("us", "us/a", known(nil))
 		s.heard(row, epoch)
 		used := map[regions.ID]int{}
 		var held []proxy.SpillLease
@@ -286,7 +285,7 @@ func TestSpillKeepsToBudgets(t *testing.T) {
 }
 
 func TestSpillByMany(t *testing.T) {
-	s := newSpiller("us", known(map[regions.ID]int32{"us": 0, "eu": 70, "ap": 140}))
+	s := newSpiller("us", "us/a", known(map[regions.ID]int32{"us": 0, "eu": 70, "ap": 140}))
 	s.heard(rowFrom("us", "llama", room("eu", 2), room("ap", 2)), epoch)
 	var wg sync.WaitGroup
 	for i := range 8 {
@@ -312,39 +311,75 @@ func TestSpillByMany(t *testing.T) {
 	}
 }
 
-// TestAgentsShareABudget: each of the agents that a region has at the moment uses its
-// part of a row's budget.
-func TestAgentsShareABudget(t *testing.T) {
-	var reports []regions.Report
-	s := newSpiller("us", func() regions.Snapshot { return regions.NewSnapshot(slices.Clone(reports)) })
-	s.heard(rowFrom("us", "llama", regions.SpillTarget{Region: "eu", Budget: regions.Slots(8)}), epoch)
-	fits := func() (n int) {
-		var all []proxy.SpillLease
-		for {
-			lease, ok := s.Spill(epoch, regions.Request{Model: "llama"}, false)
-			if !ok {
-				break
-			}
-			all = append(all, lease)
+// TestPartsOfABudget: the parts of all agents are the budget's whole slots, and as
+// equal as whole slots are.
+func TestPartsOfABudget(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		budget := regions.MilliSlots(rapid.Int64Range(0, 1_000_000).Draw(t, "budget"))
+		agents, target := rapid.IntRange(2, 50).Draw(t, "agents"), rapid.IntRange(0, 16).Draw(t, "target")
+		sum, least, most := regions.MilliSlots(0), budget, regions.MilliSlots(0)
+		for i := range agents {
+			part := partOf(budget, i+target, agents)
+			sum, least, most = sum+part, min(least, part), max(most, part)
 		}
-		for _, l := range all {
-			l.Done(epoch, regions.Outcome{End: regions.EndServed})
+		if sum != budget/1000*1000 || most-least > regions.Slots(1) {
+			t.Fatalf("%d agents have %d of %d, from %d to %d", agents, sum, budget, least, most)
 		}
-		return len(all)
+	})
+	if got := partOf(1500, 3, 1); got != 1500 {
+		t.Errorf("of the only agent: %d", got)
 	}
-	for _, step := range []struct {
-		agent regions.AgentID
-		of    regions.ID
-		ago   time.Duration
-		want  int
-	}{
-		{"us/1", "us", 0, 8}, {"eu/1", "eu", 0, 8}, {"us/2", "us", time.Second, 4},
-		{"us/3", "us", time.Minute, 4}, // dead
-		{"us/4", "us", 0, 2}, {"us/5", "us", 0, 2},
-	} {
-		reports = append(reports, regions.Report{Status: &regions.Status{Agent: step.agent, Region: step.of}, Heard: epoch.Add(-step.ago)})
-		if got := fits(); got != step.want {
-			t.Errorf("with %s: %d fit, want %d", step.agent, got, step.want)
+}
+
+// TestAgentsShareARow: what the agents of a region have in other regions together is
+// within the row's budgets, while they are alive; those of other regions don't count.
+func TestAgentsShareARow(t *testing.T) {
+	heard := map[regions.AgentID]time.Time{"us/a": epoch, "us/b": epoch, "us/c": epoch, "eu/a": epoch, "ap/a": epoch}
+	snapshot := func() regions.Snapshot {
+		var all []regions.Report
+		for agent, at := range heard {
+			all = append(all, regions.Report{Heard: at, Status: &regions.Status{Agent: agent, Region: regions.ID(agent[:2])}})
 		}
+		return regions.NewSnapshot(all)
+	}
+	agents := []*spiller{newSpiller("us", "us/a", snapshot), newSpiller("us", "us/b", snapshot), newSpiller("us", "us/c", snapshot)}
+	row := rowFrom("us", "llama", room("eu", 7), room("ap", 1))
+	for _, s := range agents {
+		s.heard(row, epoch)
+	}
+	// spent is what some agents get without need, by region.
+	spent := func(ms int, agents ...*spiller) map[regions.ID]int {
+		sum := map[regions.ID]int{}
+		for _, s := range agents {
+			s.divide(at(ms))
+			for {
+				l, ok := s.Spill(at(ms), regions.Request{Model: "llama"}, false)
+				if !ok {
+					break
+				}
+				sum[l.Region()]++
+			}
+		}
+		return sum
+	}
+	if got := spent(10, agents...); got["eu"] != 7 || got["ap"] != 1 {
+		t.Errorf("three agents have %v", got)
+	}
+	// Two of them die with what they had; the third has all after 5 s.
+	heard["us/b"] = at(6000)
+	if got := spent(4999, agents[1]); len(got) != 0 {
+		t.Errorf("before the others are gone: %v", got)
+	}
+	if got := spent(5001, agents[1]); got["eu"] != 7-2 || got["ap"] != 1 {
+		t.Errorf("when the others are gone: %v more", got)
+	}
+	// One that does not hear itself yet counts itself.
+	if got := spent(6000, newSpiller("us", "us/d", snapshot)); len(got) != 0 {
+		t.Errorf("without a row: %v", got)
+	}
+	late := newSpiller("us", "us/d", snapshot)
+	late.heard(row, at(6000))
+	if got := spent(6000, late); got["eu"] != 3 || got["ap"] != 1 {
+		t.Errorf("one of two: %v", got)
 	}
 }

@@ -98,9 +98,11 @@ func (p *Pool) claim(now time.Time, req *regions.Request) (*Lease, Refusal) {
 	if i < 0 {
 		i = m.selector.Select(now, *req, p.found)
 	}
-	s, inFlight := p.seats[i], p.found[i].ModelInFlight
+	s := p.seats[i]
+	inFlight := s.load(now)
 	s.pod.lastClaim = p.claims
 	s.claim(now, &p.options)
+	p.tell()
 	return p.leaseLocked(Lease{seat: s, slots: s.slots, inFlight: inFlight, ahead: s.waiting(now)}), Claimed
 }
 

@@ -7,12 +7,13 @@ import (
 )
 
 // What others say of a pod's load counts in full for freshFor: four of an agent's
-// reports, after which a director too takes it for lost. From there it fades in a
-// straight line until goneAfter, when the region takes the agent for dead and its
-// requests with it: a cliff would hand all of its slots out at one moment.
+// reports, of which 10 % loss takes all four once in two hours. From there it fades
+// in a straight line until goneAfter, when the agent is taken for dead, and its
+// requests with it, whose slots should not stay empty: a cliff would hand all of
+// them out at one moment.
 const (
 	freshFor  = 2 * time.Second
-	goneAfter = 5 * time.Second
+	goneAfter = 3 * time.Second
 )
 
 // fading is the part of a report that still counts at an age.

@@ -257,8 +257,8 @@ func TestPeers(t *testing.T) {
 		at   time.Duration
 		want int
 	}{
-		{time.Second, 3}, {2 * time.Second, 3}, {2100 * time.Millisecond, 3}, {3 * time.Second, 4},
-		{3100 * time.Millisecond, 4}, {4500 * time.Millisecond, 6}, {5 * time.Second, 7}, {6 * time.Second, 8},
+		{1300 * time.Millisecond, 3}, {2 * time.Second, 3}, {2100 * time.Millisecond, 3}, {2500 * time.Millisecond, 4},
+		{3 * time.Second, 6}, {3400 * time.Millisecond, 6}, {3500 * time.Millisecond, 7}, {4 * time.Second, 8},
 	} {
 		if got := room(p, at(c.at)); got != c.want {
 			t.Errorf("after %v: room for %d, want %d", c.at, got, c.want)
@@ -266,16 +266,85 @@ func TestPeers(t *testing.T) {
 	}
 	p.SetPeers(at(7*time.Second), "two", load(3))
 	p.SetPeers(at(7*time.Second), "two", load(1))
-	if got := room(p, at(7*time.Second)); got != 7 {
+	if got := room(p, at(7300*time.Millisecond)); got != 7 {
 		t.Errorf("its newest word replaces the one before: room for %d", got)
 	}
 	p.SetPeers(at(7*time.Second), "two", nil)
-	if got := room(p, at(7*time.Second)); got != 8 {
+	if got := room(p, at(7300*time.Millisecond)); got != 8 {
 		t.Errorf("it has none in flight: room for %d", got)
+	}
+	p.SetPeers(at(7*time.Second), "two", load(5))
+	p.SetPeers(at(7*time.Second), "three", load(2))
+	p.ForgetPeer("two")
+	if got := room(p, at(7300*time.Millisecond)); got != 6 {
+		t.Errorf("it has left: room for %d", got)
+	}
+	p.ForgetPeer("three")
+	p.ForgetPeer("nobody")
+	if got := room(p, at(7*time.Second)); got != 8 {
+		t.Errorf("all have left: room for %d", got)
 	}
 	p.SetPeers(at(7*time.Second), "two", load(1<<32-1))
 	if _, refusal := p.Claim(at(7*time.Second), regions.Request{Model: "llama"}); refusal != pool.Full {
 		t.Errorf("a peer that says everything is full: %v", refusal)
+	}
+}
+
+// TestPeersUnheard: just after its report a peer is taken to do as this agent does,
+// so that together they fill the pod and no more.
+func TestPeersUnheard(t *testing.T) {
+	p := ready("a=llama:8")
+	load := func(n uint32) []regions.PodLoad { return []regions.PodLoad{{Pod: "a", Model: "llama", InFlight: n}} }
+	p.SetPeers(epoch, "two", load(2))
+	if got := room(p, at(250*time.Millisecond)); got != 3 {
+		t.Errorf("room for %d of 6, of which the peer takes as many", got)
+	}
+	if got := room(p, at(251*time.Millisecond)); got != 6 {
+		t.Errorf("the peer has had nothing to say: room for %d of 6", got)
+	}
+	first := claim(t, p, "llama")
+	p.SetPeers(at(time.Second), "two", load(2))
+	if got := room(p, at(time.Second)); got != 3 {
+		t.Errorf("what was claimed before the report is in it: room for %d", got) // 5 are free
+	}
+	first.Done(at(time.Second), regions.Outcome{End: regions.EndServed})
+	if got := room(p, at(time.Second)); got != 4 {
+		t.Errorf("what has ended is not taken to end elsewhere: room for %d", got)
+	}
+	p.SetPeers(at(time.Second), "three", nil)
+	if got := room(p, at(time.Second)); got != 3 { // the third request is the last but not the peers'
+		t.Errorf("three agents: room for %d", got)
+	}
+	if got := p.Loads(); len(got) != 0 {
+		t.Errorf("what others have is not this pool's: %+v", got)
+	}
+}
+
+// TestLoaded: each change of what is in flight leaves a token.
+func TestLoaded(t *testing.T) {
+	p := ready("a=llama:8")
+	token := func() bool {
+		select {
+		case <-p.Loaded():
+			return true
+		default:
+			return false
+		}
+	}
+	if token() {
+		t.Error("before the first request")
+	}
+	one, _ := claim(t, p, "llama"), claim(t, p, "llama")
+	if !token() || token() {
+		t.Error("two claims, want one token")
+	}
+	one.Done(epoch, regions.Outcome{End: regions.EndServed})
+	if !token() {
+		t.Error("no token for a release")
+	}
+	p.SetPeers(epoch, "two", nil)
+	if token() {
+		t.Error("a token for another agent's requests")
 	}
 }
 
@@ -300,7 +369,7 @@ func TestLoads(t *testing.T) {
 	}
 	other := ready("a=llama:8,mistral:8 b=llama:8")
 	other.SetPeers(epoch, "p", got)
-	if room := room(other, epoch); room != 13 {
+	if room := room(other, at(time.Second)); room != 13 {
 		t.Errorf("room for %d of 16 with three in flight elsewhere", room)
 	}
 }

@@ -96,6 +96,7 @@ func (l *Lease) release(now time.Time, out regions.Outcome) bool {
 		s.aside--
 	} else {
 		s.release()
+		p.tell()
 		l.settle(now, out)
 	}
 	if !s.listed && s.idle() {

@@ -94,14 +94,14 @@ func (s *seat) open() int {
 func (s *seat) candidate(now time.Time, open int) (c balance.Candidate, room bool) {
 	c = balance.Candidate{
 		Pod: s.pod.spec.ID, LastClaim: s.pod.lastClaim, Draw: s.pod.draw,
-		ModelInFlight: s.load(now), ModelSlots: regions.Slots(open), Pace: s.pace, Record: &s.record,
+		ModelInFlight: s.load(now) + s.unheard(now), ModelSlots: regions.Slots(open), Pace: s.pace, Record: &s.record,
 	}
 	all := open
 	c.InFlight = c.ModelInFlight
 	for _, other := range s.pod.seats {
 		if other != s {
 			all += other.open()
-			c.InFlight += other.load(now)
+			c.InFlight += other.load(now) + other.unheard(now)
 		}
 	}
 	c.Slots = regions.Slots(all)

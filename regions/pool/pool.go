@@ -26,6 +26,7 @@ type Pool struct {
 	options Options
 	metrics *metrics
 	changed chan struct{} // capacity 1
+	loaded  chan struct{} // capacity 1
 
 	mu         sync.Mutex // guards all that follows, down to each pod and model
 	pods       map[regions.PodID]*pod
@@ -52,6 +53,7 @@ func New(o Options) *Pool {
 		options: o,
 		metrics: newMetrics(o.Registry),
 		changed: make(chan struct{}, 1),
+		loaded:  make(chan struct{}, 1),
 		pods:    map[regions.PodID]*pod{},
 		models:  map[regions.ModelName]*model{},
 		rng:     rand.New(rand.NewPCG(o.Seed, 0)),

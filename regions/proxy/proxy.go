@@ -80,6 +80,9 @@ func New(o Options) *Proxy {
 // Free says that a pod for a model may have become free: somebody may wait for it.
 func (p *Proxy) Free(m regions.ModelName) { p.admission.Free(m) }
 
+// Refused is how many requests of each model were lately refused without a wait.
+func (p *Proxy) Refused() map[regions.ModelName]int { return p.admission.Refused() }
+
 // Waiting is how many requests of each model wait for a place.
 func (p *Proxy) Waiting() map[regions.ModelName]int { return p.admission.Waiting() }
 

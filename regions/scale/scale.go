@@ -3,10 +3,10 @@
 // many pods the region should have.
 //
 // It is absolute, not per pod: a region that has no pod yet has a demand, by what
-// it sends on to others, and dividing by the pods that there are would feed the
-// autoscaler's answer back into its question. What was refused, because there was
-// no other region either, is not seen here. And it is an error where it is not known: a zero would take
-// pods away from a region whose agent does not see.
+// it sends on to others, by what waits where there is nobody to send it to, and by
+// what was refused because too many wait. Dividing by the pods that there are would
+// feed the autoscaler's answer back into its question. And it is an error where it is
+// not known: a zero would take pods away from a region whose agent does not see.
 package scale
 
 import (
@@ -46,6 +46,8 @@ type Model struct {
 	// InFlight and Queued requests are on pods of this region, or wait for one,
 	// wherever they came from.
 	InFlight, Queued uint32
+	// Refused is how many were lately refused that could not wait.
+	Refused uint32
 	// SpilledOut is what the agent has sent on to other regions that is there now.
 	SpilledOut regions.MilliSlots
 	// SpilledIn is how many of InFlight and Queued came from another region's
@@ -61,7 +63,7 @@ type Slots struct {
 
 // Demand is what the region's own clients demand of each model, wherever they
 // are served at the moment: on its pods, waiting, or in the regions to which
-// they were sent for want of pods. Requests taken over from other regions do not
+// they were sent for want of pods; and of those that were lately refused. Requests taken over from other regions do not
 // count: their own regions count them, and if both did, a shortage in one place
 // would raise pods in two.
 //
@@ -86,5 +88,5 @@ func Demand(f *Facts, now time.Time) ([]Slots, error) {
 func (m *Model) demand() regions.MilliSlots {
 	here := int(m.InFlight) + int(m.Queued)
 	own := here - min(here, int(m.SpilledIn))
-	return regions.Slots(own) + max(0, m.SpilledOut)
+	return regions.Slots(own+int(m.Refused)) + max(0, m.SpilledOut)
 }

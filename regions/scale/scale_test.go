@@ -31,6 +31,8 @@ func TestDemand(t *testing.T) {
 	}{
 		{"idle", scale.Model{}, 0},
 		{"on pods and waiting", scale.Model{InFlight: 5, Queued: 3}, regions.Slots(8)},
+		{"no pods, and no room to wait", scale.Model{Queued: 3, Refused: 4}, regions.Slots(7)},
+		{"refused beside what is from elsewhere", scale.Model{InFlight: 2, SpilledIn: 3, Refused: 4}, regions.Slots(4)},
 		{"no pods, so that all were sent on", scale.Model{SpilledOut: regions.Slots(7)}, regions.Slots(7)},
 		{"full, some sent on", scale.Model{InFlight: 8, Queued: 1, SpilledOut: regions.Slots(4)}, regions.Slots(13)},
 		{"idle but for another region's", scale.Model{InFlight: 6, SpilledIn: 6}, 0},
