@@ -49,7 +49,7 @@ func (x *exchange) gatherAll() (*http.Response, error) {
 	switch {
 	case s.told != nil:
 		status, body := s.gather.Failed(x.current.status, s.told)
-		return inOne(res, status, body), nil
+		return inOne(res, status, body), nil //nolint:nilerr // the pod's error is the answer
 	case !errors.Is(s.end, io.EOF):
 		return nil, s.end
 	}
@@ -80,7 +80,7 @@ func (s *stream) early(res *http.Response) (*http.Response, error) {
 	var told *resume.PodError
 	if errors.As(s.gather.Event(event), &told) {
 		status, body := s.gather.Failed(res.StatusCode, told)
-		return inOne(res, status, body), nil //nolint:nilerr // the pod's error is the answer
+		return inOne(res, status, body), nil
 	}
 	return inOne(res, res.StatusCode, text), nil
 }

@@ -169,7 +169,7 @@ func TestDeafFloods(t *testing.T) {
 			case <-time.After(time.Duration(times(5, 60)) * time.Second):
 				err = errors.New("still at it")
 				_ = f.conn.Close()
-				<-ended
+				<-ended //nolint:errcheck // it was told to end
 			}
 			b.name += fmt.Sprintf(" (%d sent, then %v)", n, err)
 			b.done(64)

@@ -135,13 +135,6 @@ func (f *frames) hangUp() []http2.ErrCode {
 	return f.away
 }
 
-// count is how often something was heard.
-func (f *frames) count(what http2.FrameType) int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.heard[what]
-}
-
 // alive checks that the connection still serves.
 func (f *frames) alive() {
 	f.t.Helper()

@@ -179,13 +179,13 @@ func TestLeaveAsksAShareOnce(t *testing.T) {
 		}
 		for range 30 { // a row each second says the same
 			g.Leave(300, time.Minute)
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 		}
 		// Six standard deviations of a share of 0.3, and of a half of that.
 		if now, ever := asked(); ever < 477 || ever > 723 || now < ever/2-75 || now > ever/2+75 {
 			t.Errorf("%d of %d were asked, of these %d within half of the time; want some 600 and 300", ever, n, now)
 		}
-		time.Sleep(30 * time.Second)
+		<-time.After(30 * time.Second)
 		if now, ever := asked(); now != ever {
 			t.Errorf("%d of %d were asked in time", now, ever)
 		}
