@@ -87,12 +87,14 @@ func newRig(tb testing.TB, tune func(*proxy.Options), pods ...string) *rig {
 		if m := r.Header.Get("Test-Model"); m != "" {
 			model = regions.ModelName(m)
 		}
+		wait, _ := time.ParseDuration(r.Header.Get("Test-Wait")) // none by default
 		g.proxy.Forward(w, r, regions.Request{
 			Model: model, Client: netip.MustParseAddr("198.51.100.7"),
 			Replayable: strings.Contains(r.URL.Path, "/generate"),
 			Streams:    strings.HasSuffix(r.URL.Path, "/generate_stream"),
 			Aside:      r.Header.Get("Test-Aside") != "",
 			From:       regions.ID(r.Header.Get(proxy.SpillHeader)),
+			MaxWait:    wait,
 		})
 	}))
 	server.Config.Protocols = new(http.Protocols) // those of the gateway's server

@@ -15,12 +15,23 @@ import (
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/agent"
 	"github.com/rhumb-lb/rhumb/regions/discovery"
+	"github.com/rhumb-lb/rhumb/regions/proxy"
+	"github.com/rhumb-lb/rhumb/regions/proxy/resume"
 	"github.com/rhumb-lb/rhumb/regions/triton/tritontest"
 	"github.com/rhumb-lb/rhumb/simulations/layout"
 )
 
 // podSlots is how many sequences a simulated pod runs at a time.
 const podSlots = 8
+
+// vllm is how the pods talk, so that streams that one of them has cut go on at another.
+var vllm = func() resume.Profile {
+	p, err := resume.NewProfile("vllm")
+	if err != nil {
+		panic(err) // there is one
+	}
+	return p
+}()
 
 // site is one region of the world: pods, an agent and the gate to the rest.
 type site struct {
@@ -135,7 +146,7 @@ func (s *site) options() agent.Options {
 		pods = append(pods, p)
 	}
 	for _, m := range s.Models {
-		o.Models = append(o.Models, agent.Model{Name: regions.ModelName(m)})
+		o.Models = append(o.Models, agent.Model{Name: regions.ModelName(m), Route: proxy.Route{Profile: vllm}})
 	}
 	source, err := discovery.NewStatic(pods)
 	if err != nil {
