@@ -109,6 +109,14 @@ type PodInfo struct {
 	Failed   uint64 // requests that ended by the pod's doing
 }
 
+// Takes reports whether any pod takes requests for a model, busy or not.
+func (p *Pool) Takes(name regions.ModelName) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := p.models[name]
+	return m != nil && slices.ContainsFunc(m.seats, func(s *seat) bool { return s.open() > 0 })
+}
+
 // Pods lists every pod and model, those that still finish requests included,
 // sorted by pod and model.
 func (p *Pool) Pods() []PodInfo {

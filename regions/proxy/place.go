@@ -66,8 +66,9 @@ type search struct {
 	begun time.Time
 	found place
 	err   error // why there will be none
-	// none is whether the last try found no pod, rather than busy ones.
-	none bool
+	// tried is whether there was a try, and none whether the last one found no pod, rather
+	// than busy ones.
+	tried, none bool
 }
 
 // choose finds a pod, or failing that a place in another region, waiting for one in
@@ -87,6 +88,9 @@ func (x *exchange) choose() (place, error) {
 	case err == nil:
 		return s.found, s.err
 	case errors.As(err, &refused):
+		if !s.tried { // the line was too long to begin with
+			s.none = !x.proxy.opts.Pool.Takes(x.req.Model)
+		}
 		return place{}, &waitedError{refused, s.none, x.req.Model}
 	default:
 		return place{}, x.cause()
@@ -103,7 +107,7 @@ func (s *search) try(now time.Time, line admit.Line) admit.Verdict {
 	if refusal != pool.UnknownModel {
 		x.know()
 	}
-	s.none = refusal != pool.Full
+	s.tried, s.none = true, refusal != pool.Full
 	switch {
 	case x.req.From != "":
 		// The region that sent it has the line, and other regions to ask.

@@ -82,6 +82,25 @@ func TestWhoWaitsForTooLongIsToldWhenToComeBack(t *testing.T) {
 	ended.Wait()
 }
 
+// TestAFullLineWithoutAPod: who is turned away at once is told which of the two it is.
+func TestAFullLineWithoutAPod(t *testing.T) {
+	g := newRig(t, func(o *proxy.Options) { o.Admit.Bound = 1; patient(o) }, startPod(t, echo("a")))
+	g.pool.SetState(time.Now(), "a", llama, regions.PodGone)
+	var first sync.WaitGroup
+	first.Go(func() {
+		if res, text, err := g.post("/v2/models/llama/generate", "{}"); err != nil || text != "a:2" {
+			t.Errorf("%v %q %v", res, text, err)
+		}
+	})
+	regionstest.Eventually(t, patience, func() bool { return g.proxy.Waiting()[llama] == 1 }, "the first waits")
+	res, text, err := g.post("/v2/models/llama/generate", "{}")
+	if err != nil || res.StatusCode != http.StatusServiceUnavailable || res.Header.Get(proxy.ReasonHeader) != "no-pod" {
+		t.Errorf("%v %q %v, want 503 for no-pod", res, text, err)
+	}
+	g.pool.SetState(time.Now(), "a", llama, regions.PodReady)
+	first.Wait()
+}
+
 // TestAGuestDoesNotWait: the region that sent it is told at once that there is no room.
 func TestAGuestDoesNotWait(t *testing.T) {
 	pod, letGo := holdingPod(t)
