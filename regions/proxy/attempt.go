@@ -39,6 +39,7 @@ type attempt struct {
 	repeatable   bool
 	paid, events atomic.Bool
 
+	res     *http.Response
 	status  int
 	body    io.ReadCloser // of the answer
 	bodyErr error         // how the answer's body ended; io.EOF is well
@@ -96,7 +97,7 @@ func (a *attempt) send(out *http.Request, body payload) (*http.Response, error) 
 			a.place.began(a.x.proxy.opts.Now(), a.ttft(), a.x.prompt)
 		}
 	}
-	a.body = res.Body
+	a.body, a.res = res.Body, res
 	res.Body = &answerBody{a}
 	return res, nil
 }
@@ -142,6 +143,8 @@ func (a *attempt) vet(res *http.Response) error {
 		return errSwitched
 	case a.place.pod == "" && res.Header.Get(NotStartedHeader) != "":
 		return errNoRoom
+	case a.x.req.Frontend == regions.GRPC:
+		return a.vetCall(res)
 	default:
 		return nil
 	}
@@ -183,6 +186,9 @@ func (b *answerBody) Read(p []byte) (int, error) {
 	if err != nil && b.a.bodyErr == nil {
 		b.a.bodyErr = err
 	}
+	if err != nil && b.a.x.req.Frontend == regions.GRPC {
+		err = b.a.callEnded(err)
+	}
 	return n, err
 }
 
@@ -221,7 +227,10 @@ func (a *attempt) failed(err error) (regions.End, error) {
 		return regions.EndClientGone, errClientGone
 	case errors.Is(err, errSwitched):
 		return regions.EndPodError, &lostError{a.place, err}
-	case errors.Is(err, errNoRoom):
+	case errors.Is(err, errDraining):
+		a.sight(regions.SawClosed, took)
+		return regions.EndNotStarted, &lostError{a.place, err}
+	case errors.Is(err, errNoRoom), errors.Is(err, errBusy):
 		return regions.EndNotStarted, &lostError{a.place, err}
 	case errors.Is(err, errSilent):
 		a.sight(regions.SawTimeout, took)

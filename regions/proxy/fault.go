@@ -26,6 +26,8 @@ var (
 	errStalled      = errors.New("no byte from the pod for too long")
 	errTotal        = errors.New("the request took too long")
 	errNoConnection = errors.New("could not connect in time")
+	errBusy         = errors.New("the pod's queue is full")
+	errDraining     = errors.New("the pod shuts down")
 	errNoRoom       = errors.New("the region has no room")
 	errClientGone   = errors.New("the client left")
 	errOwnTrouble   = errors.New("the gateway can't open connections")
@@ -116,6 +118,8 @@ func faultOf(err error) fault {
 		return fault{status: http.StatusServiceUnavailable, reason: "no-connections", text: "the gateway is out of connections, try again", retry: retryAfter(), fresh: true}
 	case errors.Is(err, errNoConnection):
 		return fault{status: http.StatusServiceUnavailable, reason: "connect-timeout", text: "no pod could be connected to in time, try again", retry: retryAfter()}
+	case errors.Is(err, errBusy), errors.Is(err, errDraining):
+		return fault{status: http.StatusServiceUnavailable, reason: "no-pod", text: "no pod could take the request, try again", retry: retryAfter(), fresh: true}
 	case errors.Is(err, errTotal):
 		return fault{status: http.StatusGatewayTimeout, reason: "total-timeout", text: "the request took too long"}
 	case errors.Is(err, errSilent):

@@ -25,6 +25,10 @@ func (x *exchange) retries(a *attempt, end regions.End, err error) bool {
 	switch {
 	case errors.Is(err, errNoRoom):
 		return x.body.Intact()
+	case errors.Is(err, errDraining):
+		return x.miss() && x.count()
+	case errors.Is(err, errBusy):
+		return x.miss() && x.proxy.retries.error(x.req.Model, now) && x.count()
 	case end != regions.EndPodLost:
 		return false
 	case a.nothingWritten():

@@ -22,6 +22,7 @@ import (
 	"github.com/rhumb-lb/rhumb/regions/pool"
 	"github.com/rhumb-lb/rhumb/regions/proxy"
 	"github.com/rhumb-lb/rhumb/regions/regionstest"
+	"github.com/rhumb-lb/rhumb/regions/rpc"
 	"go.uber.org/goleak"
 )
 
@@ -61,7 +62,7 @@ func newRig(tb testing.TB, tune func(*proxy.Options), pods ...string) *rig {
 	var set []regions.Pod
 	for i, addr := range pods {
 		set = append(set, regions.Pod{
-			ID: regions.PodID(rune('a' + i)), HTTP: netip.MustParseAddrPort(addr),
+			ID: regions.PodID(rune('a' + i)), HTTP: netip.MustParseAddrPort(addr), GRPC: netip.MustParseAddrPort(addr),
 			Models: []regions.PodModel{{Name: llama, Slots: 8}},
 		})
 	}
@@ -91,7 +92,8 @@ func newRig(tb testing.TB, tune func(*proxy.Options), pods ...string) *rig {
 		g.proxy.Forward(w, r, regions.Request{
 			Model: model, Client: netip.MustParseAddr("198.51.100.7"),
 			Replayable: strings.Contains(r.URL.Path, "/generate"),
-			Streams:    strings.HasSuffix(r.URL.Path, "/generate_stream"),
+			Streams:    strings.HasSuffix(r.URL.Path, "/generate_stream") || strings.HasSuffix(r.URL.Path, "/ModelStreamInfer"),
+			Frontend:   map[bool]regions.Frontend{true: regions.GRPC}[rpc.IsCall(r)],
 			Aside:      r.Header.Get("Test-Aside") != "",
 			From:       regions.ID(r.Header.Get(proxy.SpillHeader)),
 			MaxWait:    wait,

@@ -58,11 +58,18 @@ func (x *exchange) newStream() *stream {
 	s := &stream{x: x, whole: x.body.Whole()}
 	switch {
 	case x.req.Streams:
-		profile := resume.Profile{}
-		if s.whole {
-			profile = x.route.Profile
+		profile, limits := x.route.Profile, resume.DefaultLimits()
+		if x.req.Frontend == regions.OpenAI {
+			// Its words are the same whatever is behind it; a model without a profile is
+			// not resumed all the same.
+			if profile.Name == "" {
+				limits = resume.Limits{}
+			}
+			profile = resume.OpenAI()
+		} else if profile.Name == resume.OpenAI().Name {
+			profile = resume.Profile{}
 		}
-		s.session = resume.Open(profile, resume.DefaultLimits(), x.body.Bytes())
+		s.session = resume.Open(profile, limits, x.body.Bytes()) // nil if it is not in memory: refused
 	case s.whole && x.unary():
 		if s.gather, _ = resume.Gather(x.route.Profile, resume.DefaultLimits(), x.body.Bytes()); s.gather == nil {
 			return nil

@@ -127,6 +127,11 @@ func Reply(w http.ResponseWriter, message []byte) {
 	h.Set(StatusHeader, "0")
 }
 
+// Trailer is the end of a call that ends with a status.
+func Trailer(code Code, message string) http.Header {
+	return http.Header{StatusHeader: {strconv.Itoa(int(code))}, MessageHeader: {escape(message)}}
+}
+
 // Answered is the status with which a call was answered, from the writer's header
 // after the answer; false if there was none. It may be in the header, as ours is,
 // or in the trailers.

@@ -117,8 +117,24 @@ func (b *Body) Open(moved func()) io.ReadCloser {
 	case b.rest == nil:
 		return io.NopCloser(&headReader{*bytes.NewReader(b.head)})
 	default:
-		return io.NopCloser(io.MultiReader(&headReader{*bytes.NewReader(b.head)}, movingReader{b.rest, moved}))
+		return &restBody{io.MultiReader(&headReader{*bytes.NewReader(b.head)}, movingReader{b.rest, moved}), b.rest}
 	}
+}
+
+// restBody is a body that is not all in memory.
+type restBody struct {
+	io.Reader
+	from *source
+}
+
+// Close ends a wait for a client that may be silent for as long as it likes: the
+// library closes a body when its connection is lost, and waits for who reads it. One of
+// which nothing was read is for the next attempt.
+func (b *restBody) Close() error {
+	if b.from.patient && b.from.read.Load() > 0 {
+		b.from.release()
+	}
+	return nil
 }
 
 // Forget lets go of the head once there is an answer: nothing is replayed after
