@@ -15,21 +15,21 @@ import (
 // Zadimoghaddam, 2016), so that a popular key can't drown its pod: beyond 1.25
 // times the pods' mean load it overflows to its next choice.
 type Hash struct {
-	// Key is what of a request stays together; an empty one has no preference and
-	// goes where least is.
-	Key func(regions.Request) string
+	// Key is a hash of what of a request stays together. A request that has nothing
+	// of the kind has no preference and goes where least is.
+	Key func(regions.Request) (key uint64, has bool)
 }
 
-func clientKey(r regions.Request) string {
-	if !r.Client.IsValid() {
-		return ""
-	}
-	return r.Client.Unmap().String()
+func clientKey(r regions.Request) (uint64, bool) {
+	a := r.Client.As16() // of IPv4 as mapped into IPv6
+	return xxhash.Sum64(a[:]), r.Client.IsValid()
 }
 
-func uriKey(r regions.Request) string { return r.URI }
+func uriKey(r regions.Request) (uint64, bool) { return xxhash.Sum64String(r.URI), r.URI != "" }
 
-func affinityKey(r regions.Request) string { return r.Affinity }
+func affinityKey(r regions.Request) (uint64, bool) {
+	return xxhash.Sum64String(r.Affinity), r.Affinity != ""
+}
 
 // The bound on a pod's load: 5/4 of the mean. The paper's analysis has 1 + ε; a
 // quarter keeps nine of ten keys at home and the fullest pod's queue short.
@@ -37,8 +37,8 @@ const boundNum, boundDen = 5, 4
 
 // Select implements [Selector].
 func (h Hash) Select(now time.Time, req regions.Request, among []Candidate) int {
-	key := h.Key(req)
-	if key == "" {
+	key, has := h.Key(req)
+	if !has {
 		return LeastConnections{}.Select(now, req, among)
 	}
 	inFlight, slots := int64(1), int64(0) // with this request
@@ -66,12 +66,10 @@ func (h Hash) Select(now time.Time, req regions.Request, among []Candidate) int 
 
 // score is a pod's draw for a key: -slots / ln(u) with u uniform in (0, 1), by
 // which each pod wins in proportion to its slots (weighted rendezvous).
-func score(key string, c *Candidate) float64 {
+func score(key uint64, c *Candidate) float64 {
 	var d xxhash.Digest
-	d.Reset()
-	_, _ = d.WriteString(key) // never fails
-	_, _ = d.Write([]byte{0})
-	_, _ = d.WriteString(string(c.Pod))
+	d.ResetWithSeed(key)
+	_, _ = d.WriteString(string(c.Pod)) // never fails
 	u := (float64(d.Sum64()>>11) + 0.5) / (1 << 53)
 	return -float64(c.ModelSlots) / math.Log(u)
 }

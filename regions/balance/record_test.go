@@ -2,6 +2,7 @@ package balance
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -297,11 +298,30 @@ func BenchmarkSelect(b *testing.B) {
 					all[i].Record.Answered(epoch, regions.Permille(900+13*i%200), n)
 				}
 			}
-			req := regions.Request{Affinity: "session-7", URI: "/v2/models/llama/generate"}
+			req := regions.Request{Affinity: "session-7", Client: netip.MustParseAddr("192.0.2.7"), URI: "/v2/models/llama/generate"}
 			b.ReportAllocs()
 			for b.Loop() {
 				s.Select(epoch, req, all)
 			}
 		})
+	}
+}
+
+// TestClientIsOneAddress: a client that comes by IPv4 is the same mapped into IPv6,
+// and one of which nothing is known goes where least is.
+func TestClientIsOneAddress(t *testing.T) {
+	s, all := Hash{Key: clientKey}, candidates(32, 8)
+	for last := range byte(20) {
+		plain := netip.AddrFrom4([4]byte{192, 0, 2, last})
+		mapped := netip.AddrFrom16(plain.As16())
+		if a, b := s.Select(epoch, regions.Request{Client: plain}, all), s.Select(epoch, regions.Request{Client: mapped}, all); a != b {
+			t.Errorf("%v is at pod %d, and mapped at %d", plain, a, b)
+		}
+	}
+	for i := range all {
+		all[i].InFlight, all[i].ModelInFlight = i+1, i+1
+	}
+	if got := s.Select(epoch, regions.Request{}, all); got != 0 {
+		t.Errorf("nobody goes to pod %d, not to the least loaded", got)
 	}
 }

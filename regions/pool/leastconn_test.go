@@ -2,6 +2,7 @@ package pool_test
 
 import (
 	"math/rand/v2"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -123,7 +124,7 @@ func BenchmarkClaim(b *testing.B) {
 				return s
 			}
 			p := readyWith(o, text)
-			req := regions.Request{Model: "llama", Affinity: "session-7", URI: "/v2/models/llama/generate"}
+			req := regions.Request{Model: "llama", Affinity: "session-7", Client: netip.MustParseAddr("192.0.2.7"), URI: "/v2/models/llama/generate"}
 			out := regions.Outcome{End: regions.EndServed, TTFT: 200 * time.Millisecond, Took: 4 * time.Second, Prompt: 2000}
 			now := epoch
 			b.ReportAllocs()
