@@ -23,6 +23,9 @@ type Request struct {
 	Class Class
 	// MaxWait is how long the request may wait for a slot; 0 is the gateway's default.
 	MaxWait time.Duration
+	// Until is when the client gives up, as it has said; the zero value is never. Pods are
+	// told what is left.
+	Until time.Time
 	// Replayable requests may be sent to another pod if the connection is lost
 	// before the first byte of an answer: stateless generation.
 	Replayable bool

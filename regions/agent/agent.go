@@ -144,7 +144,7 @@ func (a *Agent) assembleDoor(parts *slog.Logger) {
 	}
 	a.proxy = proxy.New(to)
 	door := gateway.DefaultOptions(a.proxy)
-	door.Ready, door.Models, door.Affinity = a.ready, a.models, o.affinity
+	door.Ready, door.Models, door.Affinity, door.Generates = a.ready, a.models, o.affinity, o.generates
 	door.Policy, door.Version, door.Now = o.policy(), o.Version, o.Now
 	door.Logger, door.Registry = parts, o.Registry
 	door.Guest = a.guest(voucher.NewChecker(o.Region, o.Gossip.Roots))

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -127,6 +128,11 @@ func (o *Options) affinity(name regions.ModelName) regions.Affinity {
 		}
 	}
 	return regions.Affinity{}
+}
+
+// generates reports that a model writes text, which is what its profile is of.
+func (o *Options) generates(name regions.ModelName) bool {
+	return slices.ContainsFunc(o.Models, func(m Model) bool { return m.Name == name && m.Route.Profile.Name != "" })
 }
 
 // balance is how a pod is chosen for a model.

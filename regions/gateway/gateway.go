@@ -233,6 +233,7 @@ func (g *Gateway) request(v *visit, r *http.Request) regions.Request {
 		Aside:      v.route.aside(),
 		Class:      v.class,
 		MaxWait:    v.maxWait,
+		Until:      v.until(),
 		Replayable: v.route.replayable(g.opts.Generates),
 		Streams:    v.streams || v.route.name == routeGenerateStream || v.route.name == callStreamInfer,
 		From:       v.guest.From,

@@ -96,3 +96,11 @@ func (g *Gateway) record(v *visit, r *http.Request) {
 	}
 	g.log.LogAttrs(context.Background(), level, "request", attrs...)
 }
+
+// until is when the client gives up, zero if it has not said.
+func (v *visit) until() time.Time {
+	if v.timeout == 0 {
+		return time.Time{}
+	}
+	return v.begun.Add(v.timeout)
+}

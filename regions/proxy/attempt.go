@@ -9,14 +9,15 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/proxy/answer"
 	"github.com/rhumb-lb/rhumb/regions/proxy/link"
 	"github.com/rhumb-lb/rhumb/regions/proxy/resume"
 	"github.com/rhumb-lb/rhumb/regions/proxy/vigil"
+	"github.com/rhumb-lb/rhumb/regions/rpc"
 )
 
 // attempt is one try of a request at one place, from the claim to its release.
@@ -25,6 +26,7 @@ type attempt struct {
 	place place
 	begun time.Time
 	stop  context.CancelCauseFunc
+	over  func() error // why it was stopped; nil while it runs
 	vigil *vigil.Vigil // rests unless the pod is waited for
 
 	conn     *link.Conn   // nil until connected, and with TLS
@@ -34,12 +36,14 @@ type attempt struct {
 	answered atomic.Bool  // the head of an answer is here
 	first    atomic.Int64 // nanoseconds to the first byte, plus one; 0: none yet
 
-	// repeatable says that the request may be sent again although it may have begun to
-	// run, and paid that the budget for it was had. events are what the answer is in.
+	// body is what is sent. repeatable says that it may be sent again although it may have
+	// begun to run, and paid that the budget for it was had. events are what the answer is in.
+	sent         payload
 	repeatable   bool
 	paid, events atomic.Bool
 
-	res     *http.Response
+	res     *http.Response // the pod's, which has its trailers at its end
+	own     *http.Response // a call's as the client gets it
 	status  int
 	body    io.ReadCloser // of the answer
 	bodyErr error         // how the answer's body ended; io.EOF is well
@@ -48,7 +52,7 @@ type attempt struct {
 }
 
 func newAttempt(x *exchange, to place, body payload) *attempt {
-	a := &attempt{x: x, place: to, begun: x.proxy.opts.Now()}
+	a := &attempt{x: x, place: to, begun: x.proxy.opts.Now(), sent: body}
 	a.repeatable = x.req.Replayable && !x.route.NoReplay && x.replays < x.limits.Replays && body.Whole()
 	x.proxy.metrics.inFlight.WithLabelValues(string(x.req.Model)).Inc()
 	if x.req.From != "" && to.pod != "" {
@@ -62,26 +66,33 @@ func newAttempt(x *exchange, to place, body payload) *attempt {
 func (a *attempt) seat() seat { return seat{a.place.pod, a.x.req.Model} }
 
 // send sends the request with a body and waits for the head of the answer.
-func (a *attempt) send(out *http.Request, body payload) (*http.Response, error) {
+func (a *attempt) send(out *http.Request) (*http.Response, error) {
 	ctx, stop := context.WithCancelCause(out.Context())
-	a.stop = stop
+	a.stop, a.over = stop, func() error { return context.Cause(ctx) }
 	if a.place.pod != "" {
 		a.x.proxy.flights.begin(a)
 	}
-	a.vigil.Wait(a.x.limits.FirstByte, errSilent)
-	req := a.request(out.WithContext(httptrace.WithClientTrace(ctx, a.trace())), body)
+	if a.x.owed() {
+		a.vigil.Wait(a.x.limits.FirstByte, errSilent)
+	}
+	req := a.request(out.WithContext(httptrace.WithClientTrace(ctx, a.trace())))
+	if a.x.duplex() {
+		// While the client is waited for, the transport does not see that the attempt
+		// is given up.
+		context.AfterFunc(ctx, func() { _ = req.Body.Close() })
+	}
 	to := link.Target{
 		Scheme: a.place.scheme, Host: a.place.host, Region: a.place.pod == "",
-		GRPC: a.x.req.Frontend == regions.GRPC, Fresh: a.x.replays > 0, Whole: body.Whole(),
+		GRPC: a.x.req.Frontend == regions.GRPC, Fresh: a.x.replays > 0, Whole: a.sent.Whole(),
 	}
 	res, err := a.x.proxy.links.To(to).RoundTrip(req)
 	if errors.Is(err, link.ErrNotHTTP2) && !to.GRPC {
 		// Nothing of the request was written, so that its body is as it was.
-		req.Body = body.Open(a.moved)
+		req.Body = a.sent.Open(a.moved)
 		res, err = a.x.proxy.links.To(to).RoundTrip(req)
 	}
 	if err != nil {
-		return nil, err
+		return nil, link.Begun(a.given(err))
 	}
 	a.answered.Store(true)
 	a.vigil.Rest()
@@ -98,20 +109,24 @@ func (a *attempt) send(out *http.Request, body payload) (*http.Response, error) 
 		}
 	}
 	a.body, a.res = res.Body, res
-	res.Body = &answerBody{a}
-	return res, nil
+	if a.x.req.Frontend != regions.GRPC {
+		res.Body = &answerBody{a}
+		return res, nil
+	}
+	// Calls have trailers that nobody announces: the client's are put to a copy, in which
+	// the reverse proxy looks for no others.
+	own := *res
+	own.Body, own.Trailer = &answerBody{a}, nil
+	a.own = &own
+	return a.own, nil
 }
 
 // payload is what is sent: the client's body, or one made of it.
-type payload interface {
-	Open(moved func()) io.ReadCloser
-	Length() int64
-	Whole() bool
-}
+type payload = answer.Payload
 
 // request is the request as it goes to the place.
-func (a *attempt) request(out *http.Request, body payload) *http.Request {
-	req := out
+func (a *attempt) request(out *http.Request) *http.Request {
+	req, body := out, a.sent
 	req.URL = &url.URL{Scheme: a.place.scheme, Host: a.place.host, Path: out.URL.Path, RawPath: out.URL.RawPath, RawQuery: out.URL.RawQuery}
 	req.Host = a.place.host
 	req.Header = maps.Clone(out.Header)
@@ -121,6 +136,12 @@ func (a *attempt) request(out *http.Request, body payload) *http.Request {
 	if a.x.req.Key != "" {
 		req.Header.Del("Authorization")
 		req.Header.Del("X-Api-Key")
+	}
+	if a.x.stream != nil && a.x.stream.calls != nil {
+		req.Header.Set(rpc.AcceptEncodingHeader, "identity") // messages are read here
+	}
+	if !a.x.req.Until.IsZero() {
+		req.Header.Set(rpc.TimeoutHeader, rpc.FormatTimeout(a.x.req.Until.Sub(a.begun)))
 	}
 	if a.place.pod != "" && a.x.proxy.opts.Load != nil && a.x.req.Replayable {
 		req.Header.Set(loadFormatHeader, "text")
@@ -168,11 +189,28 @@ func (a *attempt) trace() *httptrace.ClientTrace {
 	}
 }
 
-// moved is called as the request's body streams to the pod: that is progress.
+// moved is called as the request's body streams to the pod: that is progress, and of a
+// request that goes on while it is answered something to be answered.
 func (a *attempt) moved() {
-	if !a.answered.Load() {
+	answered := a.answered.Load()
+	switch {
+	case a.x.duplex() && answered:
+		a.vigil.Wait(a.x.limits.Token, errStalled)
+	case a.x.duplex():
+		a.vigil.Wait(a.x.limits.FirstByte, errSilent)
+	case !answered:
 		a.vigil.Again()
 	}
+}
+
+// given is an error, or why the attempt was given up: over HTTP/2 the transport does
+// not tell. A clean end stays one.
+func (a *attempt) given(err error) error {
+	why := a.over()
+	if err == nil || errors.Is(err, io.EOF) || why == nil {
+		return err
+	}
+	return why
 }
 
 // answerBody reads the answer, each read under Token, and notes its end.
@@ -180,13 +218,16 @@ type answerBody struct{ a *attempt }
 
 // Read reads from the pod.
 func (b *answerBody) Read(p []byte) (int, error) {
-	b.a.vigil.Wait(b.a.x.limits.Token, errStalled)
+	if b.a.x.owed() {
+		b.a.vigil.Wait(b.a.x.limits.Token, errStalled)
+	}
 	n, err := b.a.body.Read(p)
 	b.a.vigil.Rest()
+	err = b.a.given(err)
 	if err != nil && b.a.bodyErr == nil {
 		b.a.bodyErr = err
 	}
-	if err != nil && b.a.x.req.Frontend == regions.GRPC {
+	if err != nil && b.a.x.req.Frontend == regions.GRPC && b.a.x.stream == nil {
 		err = b.a.callEnded(err)
 	}
 	return n, err
@@ -224,13 +265,13 @@ func (a *attempt) failed(err error) (regions.End, error) {
 	case errors.Is(a.x.cause(), errTotal):
 		return regions.EndTimeout, errTotal
 	case a.x.cause() != nil:
-		return regions.EndClientGone, errClientGone
+		return regions.EndClientGone, a.x.cause()
 	case errors.Is(err, errSwitched):
 		return regions.EndPodError, &lostError{a.place, err}
 	case errors.Is(err, errDraining):
 		a.sight(regions.SawClosed, took)
 		return regions.EndNotStarted, &lostError{a.place, err}
-	case errors.Is(err, errNoRoom), errors.Is(err, errBusy):
+	case errors.Is(err, errNoRoom), errors.Is(err, errBusy), errors.Is(err, link.ErrNotBegun):
 		return regions.EndNotStarted, &lostError{a.place, err}
 	case errors.Is(err, errSilent):
 		a.sight(regions.SawTimeout, took)
@@ -313,66 +354,4 @@ func (a *attempt) settle(end regions.End) {
 		x.proxy.admission.Free(x.req.Model)
 	}
 	x.proxy.metrics.inFlight.WithLabelValues(string(x.req.Model)).Dec()
-}
-
-// flights are the attempts under way at each pod.
-type flights struct {
-	mu  sync.Mutex
-	at  map[seat]map[*attempt]struct{}
-	out map[seat]bool // pods that are out
-}
-
-// seat is a pod and a model.
-type seat struct {
-	pod   regions.PodID
-	model regions.ModelName
-}
-
-func (f *flights) begin(a *attempt) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s := a.seat()
-	if f.at == nil {
-		f.at, f.out = map[seat]map[*attempt]struct{}{}, map[seat]bool{}
-	}
-	if f.at[s] == nil {
-		f.at[s] = map[*attempt]struct{}{}
-	}
-	f.at[s][a] = struct{}{}
-	if f.out[s] {
-		a.vigil.Abandon(true)
-	}
-}
-
-func (f *flights) end(a *attempt) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s := a.seat()
-	delete(f.at[s], a)
-	if len(f.at[s]) == 0 {
-		delete(f.at, s)
-	}
-}
-
-// PodOut says whether a pod is out for a model: it does not answer any more. Requests
-// on it that can go on elsewhere do so once it has been silent for a while; those that
-// still move stay.
-func (p *Proxy) PodOut(pod regions.PodID, model regions.ModelName, out bool) {
-	f, s := &p.flights, seat{pod, model}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.at == nil {
-		f.at, f.out = map[seat]map[*attempt]struct{}{}, map[seat]bool{}
-	}
-	if f.out[s] == out {
-		return
-	}
-	if out {
-		f.out[s] = true
-	} else {
-		delete(f.out, s)
-	}
-	for a := range f.at[s] {
-		a.vigil.Abandon(out)
-	}
 }

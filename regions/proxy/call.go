@@ -3,10 +3,12 @@ package proxy
 import (
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
 
+	"github.com/rhumb-lb/rhumb/regions/proxy/answer"
 	"github.com/rhumb-lb/rhumb/regions/rpc"
 )
 
@@ -20,7 +22,7 @@ func (a *attempt) vetCall(res *http.Response) error {
 	a.inBand = podCode(code)
 	said := res.Header.Get("Grpc-Message")
 	switch {
-	case code != rpc.Unavailable || !a.x.body.Intact():
+	case code != rpc.Unavailable || !a.resendable():
 		return nil
 	case strings.Contains(said, "shutting down"):
 		return errDraining
@@ -38,19 +40,45 @@ func (a *attempt) callEnded(err error) error {
 	if errors.Is(err, io.EOF) {
 		if code, ok := rpc.Answered(a.res.Trailer); ok {
 			a.inBand = podCode(code)
+			a.own.Trailer = a.callTrailer(nil)
 		}
 		return err
 	}
-	if cause := x.cause(); x.w.Err != nil || cause != nil && !errors.Is(cause, errTotal) {
+	if cause := x.cause(); x.w.Err != nil || errors.Is(cause, errClientGone) {
 		return err // nobody is there any more
 	}
-	code := rpc.Unavailable
-	if errors.Is(err, errStalled) || errors.Is(x.cause(), errTotal) {
-		code = rpc.DeadlineExceeded
-	}
-	a.res.Trailer = rpc.Trailer(code, "stream_interrupted: "+cutText(err))
+	a.own.Trailer = a.callTrailer(err)
 	x.proxy.log.Warn("call ended before its time", "model", x.req.Model, "at", a.place.name(), "err", err)
 	return io.EOF
+}
+
+// trailers are what the pod's answer ended with, which for a status alone is its head.
+func (a *attempt) trailers() http.Header {
+	if _, alone := rpc.Answered(a.res.Header); alone {
+		return a.res.Header
+	}
+	return a.res.Trailer
+}
+
+// callTrailer is the end of a call, as the pod has said it or, of one that was lost, as
+// we do.
+func (a *attempt) callTrailer(lost error) http.Header {
+	_, said := rpc.Answered(a.res.Trailer)
+	own := lost != nil && !errors.As(lost, new(*answer.CallError))
+	switch {
+	case own:
+		code := rpc.Unavailable
+		if errors.Is(lost, errStalled) || a.x.cause() != nil {
+			code = rpc.DeadlineExceeded
+		}
+		return rpc.Trailer(code, "stream_interrupted: "+cutText(lost))
+	case !said: // it was left once nothing was missing
+		return rpc.Trailer(rpc.OK, "")
+	default:
+		h := a.res.Trailer.Clone()
+		maps.DeleteFunc(h, func(name string, _ []string) bool { return strings.HasPrefix(name, "Rhumb-") })
+		return h
+	}
 }
 
 // podCode reports that a call's status says that something is wrong with the pod.

@@ -45,7 +45,7 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 		body = x.stream
 	}
 	defer x.body.Forget()
-	if x.stream != nil && x.stream.gather != nil {
+	if x.stream != nil && x.stream.object != nil {
 		return x.gatherAll()
 	}
 	return x.launch(body)
@@ -61,8 +61,8 @@ func (x *exchange) launch(body payload) (*http.Response, error) {
 		}
 		a := newAttempt(x, to, body)
 		x.current = a
-		res, err := a.send(x.out, body)
-		if err == nil && x.stream != nil && isEvents(res) {
+		res, err := a.send(x.out)
+		if err == nil && x.stream != nil && x.stream.takes(res) {
 			res, err = x.stream.open(res)
 		}
 		if err == nil && !x.busy(a, res) {
@@ -82,6 +82,11 @@ func (x *exchange) launch(body payload) (*http.Response, error) {
 		x.proxy.log.Debug("trying a request elsewhere", "model", x.req.Model, "after", err)
 		x.avoid(a)
 	}
+}
+
+// owed reports that a pod has something to say, rather than the client.
+func (x *exchange) owed() bool {
+	return x.stream == nil || x.stream.calls == nil || x.stream.calls.Owed()
 }
 
 // avoid takes the attempt's pod out of the next choice.
@@ -113,6 +118,9 @@ func (x *exchange) fail(_ http.ResponseWriter, r *http.Request, err error) {
 // finish runs when the exchange is over, by return or by panic.
 func (x *exchange) finish() {
 	x.body.Release()
+	if x.stream != nil && x.stream.calls != nil {
+		x.stream.calls.Done()
+	}
 	if a := x.current; a != nil && !a.settled {
 		end := a.ended()
 		a.settle(end)
@@ -133,8 +141,8 @@ func (x *exchange) cause() error {
 	switch cause := context.Cause(x.in.Context()); {
 	case cause == nil:
 		return nil
-	case errors.Is(cause, errTotal):
-		return errTotal
+	case errors.Is(cause, errTotal), errors.Is(cause, errDeadline):
+		return cause
 	default:
 		return errClientGone
 	}

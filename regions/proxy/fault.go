@@ -11,8 +11,10 @@ import (
 
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/admit"
+	"github.com/rhumb-lb/rhumb/regions/peek"
 	"github.com/rhumb-lb/rhumb/regions/pool"
 	"github.com/rhumb-lb/rhumb/regions/proxy/client"
+	"github.com/rhumb-lb/rhumb/regions/proxy/link"
 	"github.com/rhumb-lb/rhumb/regions/shape"
 )
 
@@ -29,6 +31,7 @@ var (
 	errBusy         = errors.New("the pod's queue is full")
 	errDraining     = errors.New("the pod shuts down")
 	errNoRoom       = errors.New("the region has no room")
+	errDeadline     = errors.New("the client's time is over")
 	errClientGone   = errors.New("the client left")
 	errOwnTrouble   = errors.New("the gateway can't open connections")
 	errSwitched     = errors.New("answered with a switch of protocols that nobody asked for")
@@ -118,7 +121,7 @@ func faultOf(err error) fault {
 		return fault{status: http.StatusServiceUnavailable, reason: "no-connections", text: "the gateway is out of connections, try again", retry: retryAfter(), fresh: true}
 	case errors.Is(err, errNoConnection):
 		return fault{status: http.StatusServiceUnavailable, reason: "connect-timeout", text: "no pod could be connected to in time, try again", retry: retryAfter()}
-	case errors.Is(err, errBusy), errors.Is(err, errDraining):
+	case errors.Is(err, errBusy), errors.Is(err, errDraining), errors.Is(err, link.ErrNotBegun):
 		return fault{status: http.StatusServiceUnavailable, reason: "no-pod", text: "no pod could take the request, try again", retry: retryAfter(), fresh: true}
 	case errors.Is(err, errTotal):
 		return fault{status: http.StatusGatewayTimeout, reason: "total-timeout", text: "the request took too long"}
@@ -133,7 +136,12 @@ func faultOf(err error) fault {
 func clientFault(err error) (fault, bool) {
 	f := fault{client: true, hangUp: true}
 	var field *fieldError
+	var bad peek.BodyError
 	switch {
+	case errors.As(err, &bad):
+		f.status, f.reason, f.text = http.StatusBadRequest, "bad-body", bad.Error()
+	case errors.Is(err, errDeadline):
+		f.status, f.reason, f.text, f.hangUp = http.StatusGatewayTimeout, "deadline", errDeadline.Error(), false
 	case errors.As(err, &field):
 		f.status, f.reason, f.text = field.status, "bad-field", field.text
 	case errors.Is(err, client.ErrTooLarge):

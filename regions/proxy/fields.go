@@ -6,6 +6,8 @@ import (
 	"net/http/httputil"
 	"net/textproto"
 	"strings"
+
+	"github.com/rhumb-lb/rhumb/regions"
 )
 
 // connectionOptions are what Connection may name: fields that concern one hop
@@ -34,18 +36,26 @@ func checkFields(h http.Header) error {
 	return nil
 }
 
+var idempotent = [...]string{"Idempotency-Key", "X-Idempotency-Key"}
+
 // rewrite makes the request that goes out. The place is filled in by each
 // attempt.
 func (x *exchange) rewrite(pr *httputil.ProxyRequest) {
 	h := pr.Out.Header
 	// Our server sends the 100 when the body is first read.
 	h.Del("Expect")
-	// These let a client make the transport send a POST twice.
-	h.Del("Idempotency-Key")
-	h.Del("X-Idempotency-Key")
+	call := x.req.Frontend == regions.GRPC
+	for _, name := range idempotent {
+		// These let a client make the transport send a POST twice. Calls have any
+		// metadata; the transport does not know a name that is written like this.
+		if v, ok := h[name]; ok && call {
+			h[strings.ToLower(name)] = v
+		}
+		delete(h, name)
+	}
 	for name := range h {
-		// Many servers read X_Forwarded_For as X-Forwarded-For.
-		if strings.HasPrefix(name, "Rhumb-") || strings.Contains(name, "_") {
+		// Many servers of HTTP/1.1 read X_Forwarded_For as X-Forwarded-For.
+		if strings.HasPrefix(name, "Rhumb-") || strings.Contains(name, "_") && !call {
 			delete(h, name)
 		}
 	}

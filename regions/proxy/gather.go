@@ -7,23 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
-
-	"github.com/rhumb-lb/rhumb/regions/proxy/resume"
-	"github.com/rhumb-lb/rhumb/regions/proxy/sse"
 )
-
-// The two ways to ask a pod for text. Triton does not notice that the client of a
-// generate has left, and works on to the end; with generate_stream it does.
-const (
-	generatePath       = "/generate"
-	generateStreamPath = "/generate_stream"
-)
-
-// unary reports that the request asks for text in one piece.
-func (x *exchange) unary() bool {
-	return x.req.Replayable && strings.HasSuffix(x.in.URL.Path, generatePath)
-}
 
 // gatherAll asks for a stream and makes it an answer in one piece.
 func (x *exchange) gatherAll() (*http.Response, error) {
@@ -46,17 +30,19 @@ func (x *exchange) gatherAll() (*http.Response, error) {
 			s.step()
 		}
 	}
+	if status, body, failed := s.object.Failed(x.current.status); failed {
+		return inOne(res, status, body), nil
+	}
 	switch {
-	case s.told != nil:
-		status, body := s.gather.Failed(x.current.status, s.told)
-		return inOne(res, status, body), nil //nolint:nilerr // the pod's error is the answer
 	case !errors.Is(s.end, io.EOF):
 		return nil, s.end
+	case s.lost != nil:
+		return nil, &lostError{x.current.place, s.lost}
 	}
-	status, body := s.gather.Answer()
+	status, body := s.object.Result()
 	res = inOne(res, status, body)
-	if x.resumed > 0 {
-		res.Header.Set(ResumedHeader, strconv.Itoa(x.resumed))
+	if s.resumes > 0 {
+		res.Header.Set(ResumedHeader, strconv.Itoa(s.resumes))
 	}
 	return res, nil
 }
@@ -74,12 +60,8 @@ func (s *stream) early(res *http.Response) (*http.Response, error) {
 	if err != nil {
 		return nil, &lostError{s.x.current.place, err}
 	}
-	split := sse.NewSplitter(maxRefusal)
-	split.Feed(text)
-	event, _ := split.Next() // nil if it is none, which is no error of a pod
-	var told *resume.PodError
-	if errors.As(s.gather.Event(event), &told) {
-		status, body := s.gather.Failed(res.StatusCode, told)
+	s.object.Hear(text)
+	if status, body, failed := s.object.Failed(res.StatusCode); failed {
 		return inOne(res, status, body), nil
 	}
 	return inOne(res, res.StatusCode, text), nil
@@ -106,51 +88,3 @@ type gatheredBody struct {
 
 // Close closes what it was made of.
 func (b *gatheredBody) Close() error { return b.from.Close() }
-
-// first is what the first pod is sent.
-func (s *stream) first() []byte {
-	if s.gather != nil {
-		return s.gather.Body()
-	}
-	return s.session.Body()
-}
-
-// event takes one event and gives what the client gets for it.
-func (s *stream) event(event []byte) ([]byte, error) {
-	if s.gather != nil {
-		return nil, s.gather.Event(event)
-	}
-	return s.session.Event(event)
-}
-
-// last gives what the client gets at the end.
-func (s *stream) last() ([]byte, error) {
-	if s.gather != nil {
-		return nil, s.gather.Finish()
-	}
-	return s.session.Finish()
-}
-
-// stopped reports that the answer has ended and the pod does not know.
-func (s *stream) stopped() bool {
-	if s.gather != nil {
-		return s.gather.Stopped()
-	}
-	return s.session.Stopped()
-}
-
-// refusal says why the stream can't be resumed.
-func (s *stream) refusal() resume.Reason {
-	if s.gather != nil {
-		return s.gather.Refusal()
-	}
-	return s.session.Refusal()
-}
-
-// onward is the body for the next pod.
-func (s *stream) onward(now time.Time) ([]byte, error) {
-	if s.gather != nil {
-		return s.gather.Continue(now)
-	}
-	return s.session.Continue(now)
-}

@@ -117,12 +117,10 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, req regions.Requ
 		x.fail(cw, r, err)
 		return
 	}
-	if limits.Total > 0 {
-		ctx, cancel := context.WithTimeoutCause(r.Context(), limits.Total, errTotal)
-		defer cancel()
-		r = r.WithContext(ctx)
-		x.in = r
-	}
+	ctx, cancel := x.bounded(r.Context())
+	defer cancel()
+	r = r.WithContext(ctx)
+	x.in = r
 	var err error
 	if x.body, err = x.readBody(); err != nil {
 		x.fail(cw, r, err)
@@ -153,6 +151,43 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, req regions.Requ
 		// frame off from trailers over HTTP/2.
 	}
 	rp.ServeHTTP(cw, out)
+}
+
+// PodOut says whether a pod is out for a model: it does not answer any more. Requests
+// on it that can go on elsewhere do so once it has been silent for a while; those that
+// still move stay.
+func (p *Proxy) PodOut(pod regions.PodID, model regions.ModelName, out bool) {
+	f, s := &p.flights, seat{pod, model}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.at == nil {
+		f.at, f.out = map[seat]map[*attempt]struct{}{}, map[seat]bool{}
+	}
+	if f.out[s] == out {
+		return
+	}
+	if out {
+		f.out[s] = true
+	} else {
+		delete(f.out, s)
+	}
+	for a := range f.at[s] {
+		a.vigil.Abandon(out)
+	}
+}
+
+// bounded is a context that ends when the request has taken too long, for us or for its
+// client.
+func (x *exchange) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	cancel := func() {}
+	if !x.req.Until.IsZero() {
+		ctx, cancel = context.WithTimeoutCause(ctx, x.req.Until.Sub(x.begun), errDeadline)
+	}
+	if x.limits.Total == 0 {
+		return ctx, cancel
+	}
+	ctx, last := context.WithTimeoutCause(ctx, x.limits.Total, errTotal)
+	return ctx, func() { last(); cancel() }
 }
 
 // readBody reads the client's body, or of one half of a conversation nothing yet.
@@ -190,3 +225,42 @@ func (b *bufferPool) Get() []byte {
 
 // Put takes a buffer back.
 func (b *bufferPool) Put(buf []byte) { b.pool.Put((*[bufferSize]byte)(buf)) }
+
+// flights are the attempts under way at each pod.
+type flights struct {
+	mu  sync.Mutex
+	at  map[seat]map[*attempt]struct{}
+	out map[seat]bool // pods that are out
+}
+
+// seat is a pod and a model.
+type seat struct {
+	pod   regions.PodID
+	model regions.ModelName
+}
+
+func (f *flights) begin(a *attempt) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := a.seat()
+	if f.at == nil {
+		f.at, f.out = map[seat]map[*attempt]struct{}{}, map[seat]bool{}
+	}
+	if f.at[s] == nil {
+		f.at[s] = map[*attempt]struct{}{}
+	}
+	f.at[s][a] = struct{}{}
+	if f.out[s] {
+		a.vigil.Abandon(true)
+	}
+}
+
+func (f *flights) end(a *attempt) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := a.seat()
+	delete(f.at[s], a)
+	if len(f.at[s]) == 0 {
+		delete(f.at, s)
+	}
+}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/proxy/budget"
+	"github.com/rhumb-lb/rhumb/regions/proxy/link"
 )
 
 // retries reports that a request is to be tried elsewhere after an attempt that ended
@@ -24,7 +25,9 @@ func (x *exchange) retries(a *attempt, end regions.End, err error) bool {
 	now := x.proxy.opts.Now()
 	switch {
 	case errors.Is(err, errNoRoom):
-		return x.body.Intact()
+		return a.resendable()
+	case errors.Is(err, link.ErrNotBegun):
+		return a.resendable() && x.miss() && x.count()
 	case errors.Is(err, errDraining):
 		return x.miss() && x.count()
 	case errors.Is(err, errBusy):
@@ -32,7 +35,7 @@ func (x *exchange) retries(a *attempt, end regions.End, err error) bool {
 	case end != regions.EndPodLost:
 		return false
 	case a.nothingWritten():
-		return x.body.Intact() && x.miss() &&
+		return a.resendable() && x.miss() &&
 			(!errors.Is(err, errNoConnection) || x.proxy.retries.error(x.req.Model, now)) && x.count()
 	case !a.repeatable || x.shown(a):
 		return false
@@ -40,6 +43,9 @@ func (x *exchange) retries(a *attempt, end regions.End, err error) bool {
 	x.replays++
 	return (a.paid.Load() || x.proxy.retries.death(x.req.Model, now)) && x.count()
 }
+
+// resendable reports that what was sent can be sent again.
+func (a *attempt) resendable() bool { return a.sent.Whole() || a.x.body.Intact() }
 
 // maxBusy bounds the answer of a pod that has no room, in bytes.
 const maxBusy = 4 << 10

@@ -91,7 +91,7 @@ func newRig(tb testing.TB, tune func(*proxy.Options), pods ...string) *rig {
 		wait, _ := time.ParseDuration(r.Header.Get("Test-Wait")) // none by default
 		g.proxy.Forward(w, r, regions.Request{
 			Model: model, Client: netip.MustParseAddr("198.51.100.7"),
-			Replayable: strings.Contains(r.URL.Path, "/generate"),
+			Replayable: strings.Contains(r.URL.Path, "/generate") || strings.HasSuffix(r.URL.Path, "/ModelStreamInfer"),
 			Streams:    strings.HasSuffix(r.URL.Path, "/generate_stream") || strings.HasSuffix(r.URL.Path, "/ModelStreamInfer"),
 			Frontend:   map[bool]regions.Frontend{true: regions.GRPC}[rpc.IsCall(r)],
 			Aside:      r.Header.Get("Test-Aside") != "",

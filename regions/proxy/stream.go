@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -9,42 +8,36 @@ import (
 	"mime"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync/atomic"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/proxy/answer"
 	"github.com/rhumb-lb/rhumb/regions/proxy/resume"
-	"github.com/rhumb-lb/rhumb/regions/proxy/sse"
 	"github.com/rhumb-lb/rhumb/regions/proxy/vigil"
+	"github.com/rhumb-lb/rhumb/regions/rpc"
 )
 
-// maxEvent bounds one event of a stream in bytes. An event has a token's text and some
-// counters, or with log probabilities tens of kilobytes; what is longer passes as it
-// comes, and is not resumed.
-const maxEvent = 1 << 20
-
-// stream is an answer in events, which the client gets whole, over one pod or, where
+// stream is an answer in parts, which the client gets whole, over one pod or, where
 // pods are lost, several. It is the body of the answer.
 type stream struct {
-	x       *exchange
-	session *resume.Session
-	gather  *resume.Gathering // of a request that is answered in one piece; then there is no session
-	body    []byte            // for the present pod
-	whole   bool              // the client's body is in memory
+	answer.Answer
+	x      *exchange
+	object *answer.Object // the answer, if it is one object
+	calls  *answer.Calls  // the answer, if it is these
 
-	from  io.ReadCloser // the present pod's answer
-	split *sse.Splitter
-	buf   []byte
-	out   []byte // for the client, not yet read
-	own   []byte // the pod's own words on why it ends, for the client if nobody else goes on
-	cut   error  // why the present pod's answer ended before its time; to be seen to
-	end   error
-	took  bool             // an event
-	torn  bool             // an event was passed on in parts
-	told  *resume.PodError // by the pod, for an answer in one piece
-	// origin is the first pod's answer, whose trailer comes at its end; trailer is what
-	// the client was promised of it, and ours.
-	origin  *http.Response
-	trailer http.Header
+	from io.ReadCloser // the present pod's answer
+	buf  []byte
+	out  []byte // for the client, not yet read
+	cut  error  // why the present pod's answer ended before its time; to be seen to
+	end  error
+	lost error // why the answer ended before its time, and nobody went on
+	took bool  // something whole
+	// resumes is how many pods it took until the present one went on.
+	resumes int
+	// own is the answer that the client gets, with what it was promised of the first
+	// pod's trailer.
+	own *http.Response
 	// What the vigil asks: whether anything was given to the client, and whether the
 	// stream could go on elsewhere.
 	begun, resumable atomic.Bool
@@ -52,13 +45,18 @@ type stream struct {
 
 // newStream opens the request as a stream, if it is one or can be made one.
 func (x *exchange) newStream() *stream {
-	if x.req.Frontend == regions.GRPC {
-		return nil
-	}
-	s := &stream{x: x, whole: x.body.Whole()}
+	s := &stream{x: x}
+	profile, limits := x.route.Profile, resume.DefaultLimits()
 	switch {
+	case x.req.Frontend == regions.GRPC:
+		if !x.duplex() || profile.Name == "" || profile.Name == resume.OpenAI().Name {
+			return nil
+		}
+		s.calls = answer.NewCalls(x.body, answer.CallOptions{
+			Profile: profile, Limits: limits, Keep: int(x.limits.Buffer), Replay: !x.route.NoReplay,
+		})
+		s.Answer = s.calls
 	case x.req.Streams:
-		profile, limits := x.route.Profile, resume.DefaultLimits()
 		if x.req.Frontend == regions.OpenAI {
 			// Its words are the same whatever is behind it; a model without a profile is
 			// not resumed all the same.
@@ -69,51 +67,38 @@ func (x *exchange) newStream() *stream {
 		} else if profile.Name == resume.OpenAI().Name {
 			profile = resume.Profile{}
 		}
-		s.session = resume.Open(profile, limits, x.body.Bytes()) // nil if it is not in memory: refused
-	case s.whole && x.unary():
-		if s.gather, _ = resume.Gather(x.route.Profile, resume.DefaultLimits(), x.body.Bytes()); s.gather == nil {
+		s.Answer = answer.NewEvents(profile, limits, x.body, x.body.Bytes())
+	case x.unary() && x.body.Whole():
+		if s.object = answer.NewObject(profile, limits, x.body.Bytes()); s.object == nil {
 			return nil
 		}
+		s.Answer = s.object
 	default:
 		return nil
-	}
-	if s.whole {
-		s.body = s.first()
 	}
 	return s
 }
 
-// Open is the body for one attempt; it implements payload.
-func (s *stream) Open(moved func()) io.ReadCloser {
-	if !s.whole {
-		return s.x.body.Open(moved)
+// duplex reports that the request goes on while it is answered.
+func (x *exchange) duplex() bool { return x.req.Frontend == regions.GRPC && x.req.Streams }
+
+// takes reports that an answer is one in parts.
+func (s *stream) takes(res *http.Response) bool {
+	if s.calls != nil {
+		// A status alone is an answer of its own, but for the good end of a stream that
+		// others have begun.
+		code, answered := rpc.Answered(res.Header)
+		return res.StatusCode == http.StatusOK && (!answered || s.own != nil && code == rpc.OK)
 	}
-	return io.NopCloser(bytes.NewReader(s.body))
-}
-
-// Length implements payload.
-func (s *stream) Length() int64 {
-	if !s.whole {
-		return s.x.body.Length()
-	}
-	return int64(len(s.body))
-}
-
-// Whole implements payload.
-func (s *stream) Whole() bool { return s.whole }
-
-// isEvents reports that an answer is a stream of events.
-func isEvents(res *http.Response) bool {
 	kind, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
 	return res.StatusCode == http.StatusOK && kind == "text/event-stream"
 }
 
-// open takes a pod's answer over, waits for its first event and gives the answer for
+// open takes a pod's answer over, waits for its first part and gives the answer for
 // the client. It is an error if the pod's answer ends before.
 func (s *stream) open(res *http.Response) (*http.Response, error) {
-	a := s.x.current
-	a.events.Store(true)
-	s.from, s.split, s.cut, s.own = res.Body, sse.NewSplitter(maxEvent), nil, nil
+	s.x.current.events.Store(true)
+	s.from, s.cut = res.Body, nil
 	if s.buf == nil {
 		s.buf = make([]byte, 4<<10) // a burst of events; they come one by one
 	}
@@ -123,22 +108,22 @@ func (s *stream) open(res *http.Response) (*http.Response, error) {
 	if !s.took && s.cut != nil {
 		return nil, s.cut
 	}
-	s.resumable.Store(!s.x.route.NoResume && s.refusal() == "" && a.place.print != (regions.Fingerprint{}))
 	s.begun.Store(true)
 	// A copy, lest the transport put the pod's trailers over ours.
 	own := *res
-	own.Body = s
-	if s.origin == nil {
-		s.origin = res
-		s.trailer = maps.Clone(res.Trailer)
-		if s.refusal() == "" {
-			if s.trailer == nil {
-				s.trailer = http.Header{}
+	own.Body, own.Trailer = s, nil
+	if s.own == nil {
+		s.own = &own
+		if s.calls == nil { // calls have trailers without announcing them
+			own.Trailer = maps.Clone(res.Trailer)
+			if s.Refusal() == "" {
+				if own.Trailer == nil {
+					own.Trailer = http.Header{}
+				}
+				own.Trailer[ResumedHeader] = nil
 			}
-			s.trailer[ResumedHeader] = nil
 		}
 	}
-	own.Trailer = s.trailer
 	return &own, nil
 }
 
@@ -160,12 +145,22 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// trail passes the pod's trailer on, as far as it was announced.
+// trail ends the answer with the pod's trailer, as far as it was announced, and ours.
 func (s *stream) trail() {
-	for name, v := range s.origin.Trailer {
-		if _, announced := s.trailer[name]; announced && name != ResumedHeader {
-			s.trailer[name] = v
+	last := s.x.current
+	if s.calls != nil {
+		s.own.Trailer = last.callTrailer(s.lost)
+	}
+	for name, v := range last.res.Trailer {
+		if _, announced := s.own.Trailer[name]; announced && name != ResumedHeader {
+			s.own.Trailer[name] = v
 		}
+	}
+	if _, announced := s.own.Trailer[ResumedHeader]; !announced && s.calls == nil {
+		return
+	}
+	if s.resumes > 0 {
+		s.own.Trailer.Set(ResumedHeader, strconv.Itoa(s.resumes))
 	}
 }
 
@@ -174,89 +169,32 @@ func (s *stream) Close() error { return s.from.Close() }
 
 // step reads once from the present pod.
 func (s *stream) step() {
-	s.out = nil
 	n, err := s.from.Read(s.buf)
-	s.split.Feed(s.buf[:n])
-	for s.cut == nil {
-		event, tooLong := s.split.Next()
-		if tooLong != nil {
-			s.pass()
-			return
-		}
-		if event == nil {
-			break
-		}
-		if s.take(event); s.end != nil {
-			return
-		}
-	}
+	h := s.Hear(s.buf[:n])
 	switch {
-	case s.cut != nil || err == nil:
+	case h.Cut != nil || h.End != nil || err == nil:
 	case errors.Is(err, io.EOF):
-		s.finish()
+		h = h.Then(s.Over(s.x.current.trailers()))
 	default:
-		s.cut = err
+		h.Cut = err
 	}
-}
-
-// take takes one event.
-func (s *stream) take(event []byte) {
-	s.took = true
-	out, err := s.event(event)
-	var told *resume.PodError
-	if errors.As(err, &told) && told.Status() >= http.StatusInternalServerError {
-		s.x.current.inBand = true
+	a := s.x.current
+	a.inBand = a.inBand || h.Sick
+	s.took = s.took || h.Some
+	s.out, s.cut, s.end = h.Out, h.Cut, h.End
+	if errors.Is(h.End, io.EOF) {
+		a.bodyErr = io.EOF // though the pod may not know
 	}
-	switch {
-	case told != nil && told.Retryable && !s.x.route.NoResume:
-		s.cut, s.own = err, out
-		return
-	case s.gather != nil && err != nil:
-		s.told, s.end, s.x.current.bodyErr = told, io.EOF, io.EOF
-		if told == nil {
-			s.end = err // the answer is too long
-		}
-		return
-	}
-	s.out = append(s.out, out...)
-	if s.stopped() {
-		s.x.current.bodyErr = io.EOF
-		s.finish()
-	}
-}
-
-// pass gives an event that is too long to the client as far as it has come, and what
-// follows as it comes.
-func (s *stream) pass() {
-	if s.gather != nil {
-		s.end = sse.ErrTooLong
-		return
-	}
-	s.took, s.torn = true, true
-	s.out = append(s.out, s.split.Rest()...)
-	s.split = sse.NewSplitter(maxEvent)
-	s.session.Skip()
-	s.resumable.Store(false)
-}
-
-// finish ends a stream that is complete, or that its pod ended cleanly.
-func (s *stream) finish() {
-	last, err := s.last()
-	if err != nil {
-		s.cut = err
-		return
-	}
-	s.out = append(append(s.out, s.split.Rest()...), last...)
-	s.end = io.EOF
+	s.resumable.Store(!s.x.route.NoResume && s.Refusal() == "" && a.place.print != (regions.Fingerprint{}))
 }
 
 // goOn sees to a stream whose pod is lost: another pod goes on, or the client is told
 // that there is none.
 func (s *stream) goOn() {
 	x, cut := s.x, s.cut
-	s.cut, s.out = nil, nil
+	s.out = nil
 	if x.w.Err != nil || errors.Is(x.cause(), errClientGone) {
-		s.end = cut // nobody is there any more
+		s.cut, s.end = nil, cut // nobody is there any more
 		return
 	}
 	for {
@@ -266,22 +204,24 @@ func (s *stream) goOn() {
 			_ = s.from.Close()
 			a.settle(a.ended())
 		}
-		body, err := s.rest(a)
-		if errors.Is(err, resume.ErrComplete) {
+		out, err := s.rest(a)
+		s.out = append(s.out, out...)
+		switch {
+		case errors.Is(err, resume.ErrComplete):
 			x.end = regions.EndServed
-			s.out, _ = s.last() // nothing is missing, so that it does not fail
-			s.end = io.EOF
+			s.cut, s.end = nil, io.EOF
 			return
-		}
-		if err != nil {
+		case err != nil:
 			x.proxy.metrics.resumed(x.req.Model, err)
 			s.tell(cut, err)
 			return
+		case len(s.out) > 0:
+			return // it goes to the client first: the next pod may have nothing to say for long
 		}
-		if cut = s.carryOn(a, body); cut == nil {
+		if cut = s.carryOn(a); cut == nil {
 			return
 		}
-		if x.current == a { // no place was to be had
+		if s.cut = cut; x.current == a { // no place was to be had
 			s.tell(cut, errNoPlace)
 			return
 		}
@@ -294,7 +234,8 @@ var (
 	errNoFingerprint = errors.New("not resumed: the model's fingerprint is not known")
 )
 
-// rest is the body for the next pod after an attempt that was lost.
+// rest makes the payload for the next pod after an attempt that was lost, and gives what
+// the client gets before.
 func (s *stream) rest(lost *attempt) ([]byte, error) {
 	switch end := s.x.end; {
 	case s.x.route.NoResume, end != regions.EndPodLost && end != regions.EndPodError:
@@ -302,20 +243,19 @@ func (s *stream) rest(lost *attempt) ([]byte, error) {
 	case lost.place.print == (regions.Fingerprint{}) && s.x.req.Same == (regions.Fingerprint{}):
 		return nil, errNoFingerprint
 	default:
-		body, err := s.onward(s.x.proxy.opts.Now())
+		out, err := s.Continue(s.x.proxy.opts.Now())
 		if early, ok := errors.AsType[*resume.EarlyError](err); ok && s.x.rest(early.Until) {
-			body, err = s.onward(s.x.proxy.opts.Now())
+			return s.Continue(s.x.proxy.opts.Now())
 		}
-		return body, err
+		return out, err
 	}
 }
 
 // carryOn asks another pod for the rest. One that turns out to be a black hole before it
 // said anything costs nothing: the next one is asked the same. One that is lost costs a
 // resume, since it may be the request that kills pods.
-func (s *stream) carryOn(lost *attempt, body []byte) error {
+func (s *stream) carryOn(lost *attempt) error {
 	x := s.x
-	s.body = body
 	if x.req.Same == (regions.Fingerprint{}) {
 		x.req.Same = lost.place.print
 	}
@@ -336,32 +276,21 @@ func (s *stream) carryOn(lost *attempt, body []byte) error {
 			end = regions.EndPodError
 		}
 		now.settle(end)
-		return fmt.Errorf("%s: status %d where the rest of a stream was asked for", now.place.name(), res.StatusCode)
+		return fmt.Errorf("%s: status %d where the rest of a stream was asked for", now.place.name(), now.status)
 	}
+	s.resumes = x.resumed
 	x.proxy.metrics.resumed(x.req.Model, nil)
 	x.proxy.log.Info("stream resumed", "model", x.req.Model, "from", lost.place.name(), "at", x.current.place.name(), "resumes", x.resumed)
-	s.trailer.Set(ResumedHeader, strconv.Itoa(x.resumed))
 	return nil
 }
 
-// tell ends a stream that can't go on, and why it can't, with an event that says so.
+// tell ends a stream that can't go on, and why it can't, with words that say so.
 func (s *stream) tell(cut, why error) {
-	if s.gather != nil {
-		if s.cut, s.end = nil, io.EOF; !errors.As(cut, &s.told) {
-			s.end = &lostError{s.x.current.place, cut}
-		}
-		return
+	s.out = append(s.out, s.Interrupt(cutText(cut))...)
+	s.lost, s.cut, s.end = cut, nil, io.EOF
+	if s.object == nil {
+		s.x.proxy.log.Warn("stream ended before its time", "model", s.x.req.Model, "at", s.x.current.place.name(), "err", cut, "why", why)
 	}
-	if s.torn {
-		s.out = []byte("\n\n") // half an event may have gone out
-	}
-	if len(s.own) > 0 {
-		s.out = append(s.out, s.own...)
-	} else {
-		s.out = append(s.out, s.session.Terminal(cutText(cut))...)
-	}
-	s.cut, s.end = nil, io.EOF
-	s.x.proxy.log.Warn("stream ended before its time", "model", s.x.req.Model, "at", s.x.current.place.name(), "err", cut, "why", why)
 }
 
 // cutText is what the client is told of a stream that ends before its time.
@@ -374,4 +303,16 @@ func cutText(cut error) string {
 	default:
 		return "the pod was lost in the middle of its answer"
 	}
+}
+
+// The two ways to ask a pod for text. Triton does not notice that the client of a
+// generate has left, and works on to the end; with generate_stream it does.
+const (
+	generatePath       = "/generate"
+	generateStreamPath = "/generate_stream"
+)
+
+// unary reports that the request asks for text in one piece.
+func (x *exchange) unary() bool {
+	return x.req.Replayable && strings.HasSuffix(x.in.URL.Path, generatePath)
 }

@@ -80,6 +80,8 @@ var Imports = []Rule{
 	{Packages: []string{"regions/proxy/budget"}, StdOnly: true, Never: outside, Pure: true},
 	// The splitter of event streams, and what decides on how a cut one goes on.
 	{Packages: []string{"regions/proxy/sse"}, StdOnly: true, Never: outside, Pure: true},
+	// An answer's bytes, from one pod or several.
+	{Packages: []string{"regions/proxy/answer"}, May: []string{"regions/proxy/resume", "regions/proxy/sse", "regions/rpc", "regions/triton/inferencepb"}},
 	// It names statuses in the words of net/http.
 	{Packages: []string{"regions/proxy/resume"}, May: []string{"regions/proxy/sse", "regions/triton/inferencepb"}, Never: []string{"net", "os", "os/exec", "testing"}, Pure: true},
 	{

@@ -7,8 +7,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -191,6 +193,30 @@ func Scarce(err error) bool {
 		}
 	}
 	return false
+}
+
+// ErrNotBegun is the error of a request that its receiver has not begun, as HTTP/2 can
+// tell (RFC 9113 section 8.7).
+var ErrNotBegun = errors.New("the other end has not begun the request")
+
+// notBegun are the library's words for the two ways to tell: a stream that is refused,
+// and one beyond the last that a connection which is closed takes. There is no value of
+// it once a body was written, and of what else the library would send again itself some
+// may have begun.
+var notBegun = [...]string{"REFUSED_STREAM", "graceful shutdown GOAWAY"}
+
+// Begun is an error of a round trip, marked with ErrNotBegun if it is one.
+func Begun(err error) error {
+	text := err.Error()
+	if strings.HasPrefix(text, "http2: server sent GOAWAY and closed") { // it has words of the other end's
+		return err
+	}
+	for _, words := range notBegun {
+		if strings.Contains(text, words) {
+			return fmt.Errorf("%w: %w", ErrNotBegun, err)
+		}
+	}
+	return err
 }
 
 // TimedOut reports that an error is a deadline's.

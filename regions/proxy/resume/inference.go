@@ -123,11 +123,17 @@ func (i *Inference) Stopped() bool { return i.session.Stopped() }
 // A pod's stream of several requests does not end there.
 func (i *Inference) Done() bool { return i.final }
 
-// Request is what the first pod is sent: the client's request if nothing has to be
-// asked, else a copy.
+// Request is what the first pod is sent: a copy of the client's request that asks for
+// what is missing, or itself if nothing is. The mark of the last response is always
+// asked for, since nothing else tells the end.
 func (i *Inference) Request() *inferencepb.ModelInferRequest {
 	if i.session.request.reason != "" {
-		return i.in
+		if i.wished {
+			return i.in
+		}
+		r := shallow(i.in)
+		r.Parameters[finalWish] = parameterOf([]byte("true"))
+		return r
 	}
 	return i.changed(i.session.request.first())
 }
@@ -250,6 +256,9 @@ func (i *Inference) Response(r *inferencepb.ModelStreamInferResponse) (out *infe
 	i.final = i.final || mark
 	if s.request.reason != "" {
 		i.marked = i.marked || mark
+		if mark && len(in.GetOutputs()) == 0 && !i.wished {
+			return nil, nil
+		}
 		return r, nil
 	}
 	if s.stopped || mark && len(in.GetOutputs()) == 0 {

@@ -1,0 +1,198 @@
+package answer
+
+import (
+	"encoding/binary"
+	"io"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/rhumb-lb/rhumb/regions/proxy/resume"
+	"github.com/rhumb-lb/rhumb/regions/triton/inferencepb"
+)
+
+// Open implements Payload: the next pod gets the requests that are not answered whole,
+// and then what comes.
+func (c *Calls) Open(moved func()) io.ReadCloser {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.wire != nil {
+		c.wire.closed = true
+	}
+	for _, t := range c.turns {
+		t.sent = false
+	}
+	c.in, c.pass = nil, 0
+	c.wire = &wire{calls: c, moved: moved}
+	if c.pumped == nil {
+		c.pumped = make(chan struct{})
+		go c.pump()
+	}
+	c.change.Broadcast()
+	return c.wire
+}
+
+// wire is what one pod is sent. Whoever reads one waits for the client; a wire that is
+// closed or followed by another ends that wait, and takes nothing of what comes.
+type wire struct {
+	calls  *Calls
+	moved  func()
+	out    []byte // of the message that is being sent
+	closed bool
+}
+
+// Read reads the requests.
+func (w *wire) Read(p []byte) (int, error) {
+	n, err := w.take(p)
+	if n > 0 {
+		w.moved()
+	}
+	return n, err
+}
+
+func (w *wire) take(p []byte) (int, error) {
+	c := w.calls
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		if w.closed {
+			return 0, io.ErrClosedPipe
+		}
+		if len(w.out) == 0 {
+			w.out = c.nextLocked()
+		}
+		switch {
+		case len(w.out) > 0:
+			n := copy(p, w.out)
+			w.out = w.out[n:]
+			c.change.Broadcast()
+			return n, nil
+		case c.half != nil:
+			return 0, c.half
+		}
+		c.change.Wait()
+	}
+}
+
+// Close ends a wait.
+func (w *wire) Close() error {
+	c := w.calls
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w.closed = true
+	c.change.Broadcast()
+	return nil
+}
+
+// nextLocked is the next message for the present pod, nil if there is none yet.
+func (c *Calls) nextLocked() []byte {
+	for _, t := range c.turns {
+		if !t.sent {
+			t.sent = true
+			return t.frame
+		}
+	}
+	out := c.rest
+	c.rest = nil
+	return out
+}
+
+// pump reads the client's requests, each when the one before is being sent.
+func (c *Calls) pump() {
+	defer close(c.pumped)
+	var err error
+	for err == nil {
+		err = c.request()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.half = orElse(c.half, err)
+	c.change.Broadcast()
+}
+
+// request takes one request, or a part of what can't be followed.
+func (c *Calls) request() error {
+	if c.lost() {
+		part := make([]byte, 32<<10) // the proxy's unit of copying
+		n, err := c.from.Read(part)
+		c.add(part[:n])
+		return err
+	}
+	var head [prefix]byte
+	if n, err := io.ReadFull(c.from, head[:]); err != nil {
+		c.add(head[:n])
+		return whole(n, err)
+	}
+	size := int(binary.BigEndian.Uint32(head[1:]))
+	if head[0] != 0 || size > c.room() {
+		c.add(head[:])
+		return nil
+	}
+	frame := slices.Grow(head[:], size)[:prefix+size]
+	n, err := io.ReadFull(c.from, frame[prefix:])
+	m := new(inferencepb.ModelInferRequest)
+	if err != nil || proto.Unmarshal(frame[prefix:], m) != nil {
+		c.add(frame[:prefix+n])
+		return whole(n+prefix, err)
+	}
+	c.begin(m, frame)
+	return nil
+}
+
+// whole is the end of the client's half, which within a message is none.
+func whole(n int, err error) error {
+	if n > 0 && err == io.EOF { //nolint:errorlint // of io.ReadFull
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// lost reports that requests can't be followed, once the client is to be read again.
+func (c *Calls) lost() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.half == nil && (len(c.rest) > 0 || slices.ContainsFunc(c.turns, func(t *turn) bool { return !t.sent })) {
+		c.change.Wait()
+	}
+	return c.opaque
+}
+
+// room is how many bytes of requests may still be kept.
+func (c *Calls) room() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	left := c.opts.Keep
+	for _, t := range c.turns {
+		left -= t.size
+	}
+	return left
+}
+
+// add passes bytes on that are not followed.
+func (c *Calls) add(p []byte) {
+	if len(p) == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.loseLocked()
+	c.rest = append(c.rest, p...)
+	c.change.Broadcast()
+}
+
+// begin takes a request that was read.
+func (c *Calls) begin(m *inferencepb.ModelInferRequest, frame []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer c.change.Broadcast()
+	if slices.ContainsFunc(c.turns, func(t *turn) bool { return t.id == m.GetId() }) {
+		c.loseLocked()
+		c.rest = append(c.rest, frame...)
+		return
+	}
+	t := &turn{id: m.GetId(), text: resume.OpenInference(c.opts.Profile, c.opts.Limits, m), frame: frame, size: len(frame)}
+	if first := t.text.Request(); first != m {
+		t.frame = appendMessage(nil, first)
+	}
+	c.turns = append(c.turns, t)
+}
