@@ -103,7 +103,7 @@ func TestCrashesAreNotSeenByCalls(t *testing.T) {
 	g := newRig(t, resuming(t), addrs...)
 	g.learn(len(pods))
 	const streams, tokens = 24, 80
-	var resumed, begun atomic.Int64
+	var resumed, begun, exposed atomic.Int64
 	var all sync.WaitGroup
 	for i := range streams {
 		c := g.converse(t)
@@ -118,8 +118,9 @@ func TestCrashesAreNotSeenByCalls(t *testing.T) {
 				_ = c.CloseSend()
 			}
 			if h, err := c.Header(); err == nil && slices.ContainsFunc(h.Get(proxy.PodHeader), func(pod string) bool { return pod < "c" }) {
-				begun.Add(1)
+				exposed.Add(1)
 			}
+			begun.Add(1)
 			heard, err := hear(c, ids...)
 			if err != nil {
 				t.Error(err)
@@ -138,11 +139,11 @@ func TestCrashesAreNotSeenByCalls(t *testing.T) {
 			}
 		})
 	}
-	regionstest.Eventually(t, patience, func() bool { return begun.Load() >= 6 }, "the first pods stream")
+	regionstest.Eventually(t, patience, func() bool { return exposed.Load() >= 6 }, "the first pods stream")
 	pods[0].Crash()
 	regionstest.Eventually(t, patience, func() bool {
 		n := g.metric("rhumb_proxy_resumes_total")
-		return len(n) > 0 && n[0] >= 3
+		return len(n) > 0 && n[0] >= 3 && begun.Load() == streams // what is lost twice before it begins is given up
 	}, "some go on, and others are about to")
 	pods[1].Crash()
 	all.Wait()

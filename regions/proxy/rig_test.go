@@ -89,6 +89,10 @@ func newRig(tb testing.TB, tune func(*proxy.Options), pods ...string) *rig {
 			model = regions.ModelName(m)
 		}
 		wait, _ := time.ParseDuration(r.Header.Get("Test-Wait")) // none by default
+		var until time.Time
+		if left, err := rpc.ParseTimeout(r.Header.Get(rpc.TimeoutHeader)); err == nil {
+			until = time.Now().Add(left)
+		}
 		g.proxy.Forward(w, r, regions.Request{
 			Model: model, Client: netip.MustParseAddr("198.51.100.7"),
 			Replayable: strings.Contains(r.URL.Path, "/generate") || strings.HasSuffix(r.URL.Path, "/ModelStreamInfer"),
@@ -97,6 +101,7 @@ func newRig(tb testing.TB, tune func(*proxy.Options), pods ...string) *rig {
 			Aside:      r.Header.Get("Test-Aside") != "",
 			From:       regions.ID(r.Header.Get(proxy.SpillHeader)),
 			MaxWait:    wait,
+			Until:      until,
 		})
 	}))
 	server.Config.Protocols = new(http.Protocols) // those of the gateway's server
