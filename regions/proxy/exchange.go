@@ -46,7 +46,7 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 	}
 	defer x.body.Forget()
 	if x.stream != nil && x.stream.object != nil {
-		return x.gatherAll()
+		return x.stream.gather()
 	}
 	return x.launch(body)
 }

@@ -7,29 +7,55 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+
+	"github.com/rhumb-lb/rhumb/regions/proxy/answer"
+	"github.com/rhumb-lb/rhumb/regions/proxy/resume"
 )
 
-// gatherAll asks for a stream and makes it an answer in one piece.
-func (x *exchange) gatherAll() (*http.Response, error) {
-	s := x.stream
+// gather asks for a stream and makes it an answer in one piece.
+func (s *stream) gather() (*http.Response, error) {
+	x := s.x
 	u := *x.out.URL
 	u.Path = strings.TrimSuffix(u.Path, generatePath) + generateStreamPath
 	x.out = x.out.Clone(x.out.Context())
 	x.out.URL = &u
-	res, err := x.launch(s)
-	if err != nil {
-		return nil, err
-	}
-	if !x.current.events.Load() {
-		return s.early(res)
-	}
-	for s.end == nil {
-		if s.cut != nil {
-			s.goOn()
-		} else {
-			s.step()
+	for {
+		res, err := x.launch(s)
+		if err != nil {
+			return nil, err
+		}
+		if !x.current.events.Load() {
+			return s.early(res)
+		}
+		for s.end == nil {
+			if s.cut != nil {
+				s.goOn()
+			} else {
+				s.step()
+			}
+		}
+		if !s.startOver() {
+			return s.gathered(res)
 		}
 	}
+}
+
+// startOver reports that an answer of which the client has nothing, and which could not go
+// on elsewhere, is to be asked for anew.
+func (s *stream) startOver() bool {
+	x := s.x
+	if s.lost == nil || x.resumed > 0 || !x.retries(x.current, x.end, s.lost) {
+		return false
+	}
+	x.avoid(x.current)
+	s.object = answer.NewObject(x.route.Profile, resume.DefaultLimits(), x.body.Bytes())
+	s.Answer, s.lost, s.end = s.object, nil, nil
+	return true
+}
+
+// gathered is the answer made of all its events.
+func (s *stream) gathered(res *http.Response) (*http.Response, error) {
+	x := s.x
 	if status, body, failed := s.object.Failed(x.current.status); failed {
 		return inOne(res, status, body), nil
 	}

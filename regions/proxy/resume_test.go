@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -123,4 +124,47 @@ func TestCrashesAreNotSeen(t *testing.T) {
 		t.Error("nothing was resumed, so that nothing is shown")
 	}
 	g.ended(regions.EndServed, 2*each)
+}
+
+// TestAnswersInOnePieceStartOver: of those the client has nothing yet, so that without a
+// resume they are asked for anew, once.
+func TestAnswersInOnePieceStartOver(t *testing.T) {
+	pods, addrs := startTritons(t, 3)
+	g := newRig(t, func(o *proxy.Options) {
+		resuming(t)(o)
+		route := o.Routes[llama]
+		route.NoResume = true
+		o.Routes[llama] = route
+	}, addrs...)
+	cut := int64(0)
+	lose := func() bool { return slices.ContainsFunc(pods, func(p *tritontest.Pod) bool { return p.CutStreams() > 0 }) }
+	lost := func() bool {
+		n := int64(0)
+		for _, p := range pods {
+			n += p.Stats("llama").CutStreams
+		}
+		return n == cut
+	}
+	const body = `{"text_input":"start","parameters":{"max_tokens":100}}`
+	want := "start" + strings.Join(tritontest.Tokens("llama", "start", 100), "")
+	for _, losses := range []int{1, 2} {
+		var all sync.WaitGroup
+		all.Go(func() {
+			res, text, err := g.post("/v2/models/llama/generate", body)
+			switch {
+			case err != nil:
+				t.Error(err)
+			case losses == 1 && (res.StatusCode != http.StatusOK || !strings.Contains(text, want)):
+				t.Errorf("status %d: %s", res.StatusCode, text)
+			case losses == 2 && res.StatusCode != http.StatusBadGateway:
+				t.Errorf("lost twice: status %d: %s", res.StatusCode, text)
+			}
+		})
+		for range losses {
+			cut++
+			regionstest.Eventually(t, patience, lose, "a pod answers")
+			regionstest.Eventually(t, patience, lost, "it knows that it was cut")
+		}
+		all.Wait()
+	}
 }

@@ -72,7 +72,7 @@ func (x *exchange) busy(a *attempt, res *http.Response) bool {
 // shown reports that the client may have got something of an attempt's answer.
 func (x *exchange) shown(a *attempt) bool {
 	if a.events.Load() {
-		return x.stream.begun.Load()
+		return x.stream.begun.Load() && x.stream.object == nil
 	}
 	return a.first.Load() != 0
 }
@@ -91,10 +91,10 @@ func (x *exchange) count() bool {
 // movable reports that a request whose pod is out and silent can go on elsewhere. It
 // is called from the vigil, beside the exchange.
 func (x *exchange) movable(a *attempt) bool {
-	if x.shown(a) {
-		return a.events.Load() && x.stream.resumable.Load()
+	if a.events.Load() && x.stream.begun.Load() && x.stream.resumable.Load() {
+		return true
 	}
-	if !a.repeatable {
+	if x.shown(a) || !a.repeatable {
 		return false
 	}
 	if !a.paid.Load() {
