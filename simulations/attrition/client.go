@@ -30,12 +30,23 @@ type answer struct {
 	pause      time.Duration // the longest between two events
 }
 
-func newClients(o Options, gateway netip.AddrPort) *clients {
+func newClients(o Options, gateway netip.AddrPort) (*clients, error) {
 	c := &clients{opts: o}
-	c.ask = &httpAsker{base: "http://" + gateway.String(), stream: o.Frontend == "stream", http: &http.Client{
-		Transport: &http.Transport{MaxIdleConnsPerHost: o.Streams},
-	}}
-	return c
+	switch o.Frontend {
+	case "grpc":
+		calls, err := newCallAsker(gateway)
+		if err != nil {
+			return nil, err
+		}
+		c.ask = calls
+	case "stream", "unary":
+		c.ask = &httpAsker{base: "http://" + gateway.String(), stream: o.Frontend == "stream", http: &http.Client{
+			Transport: &http.Transport{MaxIdleConnsPerHost: o.Streams},
+		}}
+	default:
+		return nil, fmt.Errorf("no frontend %q; there are stream, unary and grpc", o.Frontend)
+	}
+	return c, nil
 }
 
 func (c *clients) close() { c.ask.close() }

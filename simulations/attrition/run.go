@@ -59,7 +59,10 @@ func (r *region) run(ctx context.Context) (Report, error) {
 		return Report{}, err
 	}
 	begun := time.Now()
-	c := newClients(r.opts, r.gateway)
+	c, err := newClients(r.opts, r.gateway)
+	if err != nil {
+		return Report{}, err
+	}
 	defer c.close()
 	faults, over := context.WithTimeout(ctx, r.opts.For)
 	defer over()
@@ -71,7 +74,7 @@ func (r *region) run(ctx context.Context) (Report, error) {
 		over()
 		return err
 	})
-	err := g.Wait()
+	err = g.Wait()
 	report := c.report
 	report.Gone, report.Took = gone, time.Since(begun)
 	return report, err
