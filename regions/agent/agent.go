@@ -252,7 +252,7 @@ func (a *Agent) heard(r gossip.Received) {
 		}
 		a.spill.heard(*row, r.Heard)
 		if row.Source == a.opts.Region {
-			a.guard.Leave(row.Leave, leaveOver)
+			a.guard.Leave(row.Model, row.Leave, leaveOver)
 		}
 	case wire.Kind_PODS:
 		a.heardPeer(r)
@@ -261,7 +261,8 @@ func (a *Agent) heard(r gossip.Received) {
 }
 
 // leaveOver is the time in which the connections that a row asks to go do so, at a
-// moment of its own each: as long as rows hold. Their clients ask for the region's name
+// moment of its own each: as long as rows hold, and time for the share to fall again as
+// the directors see the first of them gone. Their clients ask for the region's name
 // again, and come in a stream rather than all at once.
 const leaveOver = 30 * time.Second
 

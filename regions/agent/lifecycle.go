@@ -100,7 +100,7 @@ func (a *Agent) leave(ctx context.Context) error {
 	last := *a.farewell.Load()
 	a.log.Info("stopping", "linger", last.linger, "grace", last.grace)
 	a.nudge()
-	a.guard.Leave(regions.Whole, last.linger)
+	a.guard.LeaveAll(last.linger)
 	linger := time.NewTimer(last.linger)
 	defer linger.Stop()
 	select {

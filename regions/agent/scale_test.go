@@ -219,7 +219,7 @@ func TestDemandWithoutPods(t *testing.T) {
 	}
 	s.wants(3)
 	for range 2 {
-		if res, text, err := s.do(http.MethodPost, s.url("/v2/models/llama/generate"), question("q", 3)); err != nil || res.StatusCode != http.StatusTooManyRequests {
+		if res, text, err := s.do(http.MethodPost, s.url("/v2/models/llama/generate"), question("q", 3)); err != nil || res.StatusCode != http.StatusServiceUnavailable {
 			t.Fatalf("one too many: %v %s", err, text)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/gateway/guard"
 )
 
 // clientOf finds the client's own address. What else a proxy says of the request
@@ -42,6 +43,7 @@ func (g *Gateway) enter(d *door, v *visit, r *http.Request, path string) error {
 		})
 		return notStarted("the request does not come from a region of this fleet")
 	}
+	guard.ForPeer(r.Context())
 	if d.keys != nil {
 		if v.key = d.keys.Named(guest.Key); v.key == nil {
 			return notStarted("the request's API key is not known here")

@@ -24,6 +24,7 @@ import (
 
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/gateway/affinity"
+	"github.com/rhumb-lb/rhumb/regions/gateway/guard"
 	"github.com/rhumb-lb/rhumb/regions/gateway/keyring"
 )
 
@@ -215,6 +216,9 @@ func (g *Gateway) admit(v *visit, r *http.Request) error {
 	}
 	if v.guest.From != "" && v.guest.Model != v.route.model {
 		return notStarted("the voucher is for another model")
+	}
+	if v.guest.From == "" {
+		guard.ForModel(r.Context(), v.route.model)
 	}
 	if v.route.name == routeList && !g.knows(v.route.model) {
 		return noModel(v.route.model)

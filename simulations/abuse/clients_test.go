@@ -110,6 +110,27 @@ func TestSlowClients(t *testing.T) {
 	}
 }
 
+// TestSlowClientsOfAllKinds: a third each of slow heads, bodies and readers at once.
+func TestSlowClientsOfAllKinds(t *testing.T) {
+	n := times(20, 333)
+	v := attack(t, func(l *limits) {
+		l.clientStall = 10 * time.Second
+		if !*heavy {
+			l.head.Time, l.bodyStall, l.clientStall = time.Second, time.Second, time.Second
+		}
+	})
+	b := v.beside(fmt.Sprintf("%d slow heads, bodies and readers", 3*n))
+	var all sync.WaitGroup
+	all.Go(func() { v.many(n, post+"X: ", "x", 500*time.Millisecond, true) })
+	all.Go(func() { v.many(n, post+"Content-Length: 100000\r\n\r\n", "x", 500*time.Millisecond, true) })
+	all.Go(func() { v.many(n, post+"Content-Length: 4\r\n\r\npour", "", 500*time.Millisecond, false) })
+	all.Wait()
+	b.done(float64(64 + 3*n/5))
+	v.freed(0)
+	eventually(t, func() bool { return v.pod.open.Load() == 0 }, "the pod is let go")
+	v.blameless()
+}
+
 // TestIdleConnections: thousands of connections that say nothing or nothing more
 // hold little, and are closed; of one client only so many are let in.
 func TestIdleConnections(t *testing.T) {

@@ -29,7 +29,7 @@ const (
 // to deceive somebody on the way. A body of one chunk with two bytes, "{}", follows
 // most; the largest body allowed is 100 MiB.
 func Payloads() []Payload {
-	return []Payload{
+	return append([]Payload{
 		{"plain", post + two, 200, heardOne, false},
 		{"plain chunked", post + chunked + "\r\n2\r\n{}\r\n0\r\n\r\n", 200, heardOne, true},
 		{"bad chunk: not hex", post + chunked + "\r\nzz\r\n{}\r\n0\r\n\r\n", 400, "", true},
@@ -86,5 +86,15 @@ func Payloads() []Payload {
 		{"bad chunk: bare LF", post + chunked + "\r\n2\n{}\r\n0\r\n\r\n", 400, "", true},
 		// The encoding is dropped by net/http, there is no body, and nothing behind it.
 		{"chunked over HTTP/1.0", "POST /v2/models/llama/generate HTTP/1.0\r\nConnection: keep-alive\r\n" + chunked + "\r\n" + smuggled, 200, "POST /v2/models/llama/generate ", true},
+	}, queries()...)
+}
+
+// queries are those of which a pod must not see what can be read in two ways, or is
+// more than is counted.
+func queries() []Payload {
+	return []Payload{
+		{"query with a semicolon", "POST /v2/models/llama/generate?a=1;b=2 HTTP/1.1\r\nHost: h\r\n" + two, 200, heardOne, false},
+		{"query with a broken escape", "POST /v2/models/llama/generate?a=%zz HTTP/1.1\r\nHost: h\r\n" + two, 200, heardOne, false},
+		{"10,050 parameters", "POST /v2/models/llama/generate?" + strings.Repeat("a&", 10_050) + "b HTTP/1.1\r\nHost: h\r\n" + two, 200, heardOne, false},
 	}
 }

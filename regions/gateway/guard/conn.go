@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -20,13 +21,15 @@ type conn struct {
 	guard  *Guard
 	client netip.Addr // zero: exempt, or unknown
 	draw   regions.Permille
-	leave  atomic.Int64 // when it is asked to go, Unix ns
+	old    int64               // when it is for its age, Unix ns
+	leave  atomic.Int64        // when it is asked to go, Unix ns
+	use    atomic.Pointer[use] // nil before its first request
 
-	gone   bool      // not counted any more; guarded by the guard's mu, as are the following
-	asked  bool      // by Leave
-	places [2]place  // in the lists of all and of the client
-	debt   float64   // requests given up and not forgotten
-	since  time.Time // when debt was reckoned
+	gone   bool              // not counted any more; guarded by the guard's mu, as are the following
+	asked  regions.ModelName // for whose plan it is asked to go, if for one's
+	places [2]place          // in the lists of all and of the client
+	debt   float64           // requests given up and not forgotten
+	since  time.Time         // when debt was reckoned
 }
 
 // Close closes the connection, which counts no more.
@@ -106,11 +109,11 @@ func (g *Guard) enter(raw net.Conn) *conn {
 		g.metrics.refused.WithLabelValues("connections").Inc()
 		return nil
 	}
-	c := &conn{Conn: raw, guard: g, client: client, draw: rand.N(regions.Whole)}
-	c.leave.Store(math.MaxInt64)
+	c := &conn{Conn: raw, guard: g, client: client, draw: rand.N(regions.Whole), old: math.MaxInt64}
 	if rules.Age > 0 {
-		c.leave.Store(now.Add(time.Duration(float64(rules.Age) * (1 - jitter + 2*jitter*rand.Float64()))).UnixNano())
+		c.old = now.Add(time.Duration(float64(rules.Age) * (1 - jitter + 2*jitter*rand.Float64()))).UnixNano()
 	}
+	c.leave.Store(c.old)
 	g.conns[c] = struct{}{}
 	g.all.count++
 	if client.IsValid() {
@@ -220,6 +223,53 @@ func introduce(ctx context.Context, nc net.Conn) context.Context {
 func of(ctx context.Context) *conn {
 	c, _ := ctx.Value(connKey{}).(*conn)
 	return c
+}
+
+// use is what a connection was last used for, immutable.
+type use struct {
+	model regions.ModelName
+	peer  bool // by another region's gateway
+}
+
+// maxModel is the longest name of a model in bytes, a file's. What is longer has no
+// row, and is not kept: a client could have each connection hold 32 KiB, its head.
+const maxModel = 255
+
+// ForModel notes that a client's request is for a model: by the latest one a
+// connection belongs to the clients whom [Guard.Leave] asks. The request has come on a
+// connection that a guard introduced, or nothing is noted.
+func ForModel(ctx context.Context, m regions.ModelName) {
+	c := of(ctx)
+	if c == nil || len(m) > maxModel {
+		return
+	}
+	if was := c.use.Load(); was == nil || was.peer || was.model != m {
+		c.use.Store(&use{model: regions.ModelName(strings.Clone(string(m)))}) // m is a part of a head
+	}
+}
+
+// ForPeer notes that a request is another region's gateway's, which has been proved.
+func ForPeer(ctx context.Context) {
+	if c := of(ctx); c != nil {
+		c.use.Store(&use{peer: true})
+	}
+}
+
+// isFor reports whether the connection's latest request was a client's for a model.
+func (c *conn) isFor(m regions.ModelName) bool {
+	u := c.use.Load()
+	return u != nil && !u.peer && u.model == m
+}
+
+// isDue reports whether the connection is to be ended with the next answer. Other
+// regions' gateways know of themselves whether to come; a GOAWAY would meet requests of
+// theirs on the way that must not be sent twice.
+func (c *conn) isDue() bool {
+	if c.guard.now().UnixNano() < c.leave.Load() {
+		return false
+	}
+	u := c.use.Load()
+	return u == nil || !u.peer
 }
 
 // What a client may give up on one connection of HTTP/2. A request that is reset

@@ -86,6 +86,8 @@ type Guard struct {
 	conns   map[*conn]struct{}         // guarded by mu, as are the following
 	clients map[netip.Addr]*population // those with a connection
 	all     population
+	shares  map[regions.ModelName]regions.Permille // of Leave, but 0
+	ending  bool                                   // LeaveAll was called
 }
 
 // population are connections, of one client or of all. Those that can be closed
@@ -100,7 +102,7 @@ type population struct {
 func New(o Options) *Guard {
 	g := &Guard{
 		now: o.Now, alive: o.alive, log: o.Logger,
-		conns: map[*conn]struct{}{}, clients: map[netip.Addr]*population{},
+		conns: map[*conn]struct{}{}, clients: map[netip.Addr]*population{}, shares: map[regions.ModelName]regions.Permille{},
 	}
 	if g.now == nil {
 		g.now = time.Now
@@ -130,29 +132,59 @@ func (g *Guard) Connections() int {
 	return g.all.count
 }
 
-// Leave asks a share of the connections to go, each at a moment of its own within
-// over: its next answer after that says so ("Connection: close" in HTTP/1.1,
-// GOAWAY in HTTP/2), and what is under way ends in peace. Each connection has one
-// draw for all its life, so that the same share, asked for again each second, is
-// asked of those alone that have come since.
-func (g *Guard) Leave(share regions.Permille, over time.Duration) {
+// Leave asks a share of the connections that a model's clients have to go, each at a
+// moment of its own within over: its next answer after that says so ("Connection:
+// close" in HTTP/1.1, GOAWAY in HTTP/2), and what is under way ends in peace. The
+// newest share counts: whose moment has not come when it falls is not asked any more.
+//
+// It is to be called with each row of the plan, though rows come each second. A
+// connection has one draw for all its life, so that a share that stays is that of the
+// connections which are there, and of those that come later, and not that share again
+// each second: with 100 permille for half a minute nine of ten are never asked.
+func (g *Guard) Leave(model regions.ModelName, share regions.Permille, over time.Duration) {
 	now := g.now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for c := range g.conns {
-		if c.asked || c.draw >= share {
-			continue
-		}
-		c.asked = true
-		at := now
-		if over > 0 {
-			at = now.Add(rand.N(over))
-		}
-		if at := at.UnixNano(); at < c.leave.Load() {
-			c.leave.Store(at)
-		}
-		g.metrics.asked.Inc()
+	if g.ending || share == 0 && g.shares[model] == 0 {
+		return
 	}
+	if g.shares[model] = share; share == 0 {
+		delete(g.shares, model)
+	}
+	for c := range g.conns {
+		goes := c.draw < share && c.isFor(model)
+		switch {
+		case goes && c.asked == "":
+			c.asked = model
+			g.askLocked(c, now, over)
+		case !goes && c.asked == model && now.UnixNano() < c.leave.Load():
+			c.asked = ""
+			c.leave.Store(c.old)
+		}
+	}
+}
+
+// LeaveAll asks all connections to go, as [Guard.Leave] does some. It is for good.
+func (g *Guard) LeaveAll(over time.Duration) {
+	now := g.now()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.ending = true
+	for c := range g.conns {
+		g.askLocked(c, now, over)
+	}
+}
+
+// askLocked has a connection go within over, unless it does so anyway.
+func (g *Guard) askLocked(c *conn, now time.Time, over time.Duration) {
+	at := now
+	if over > 0 {
+		at = now.Add(rand.N(over))
+	}
+	if at := at.UnixNano(); at < c.leave.Load() {
+		c.leave.Store(at)
+	}
+	g.metrics.asked.Inc()
 }
 
 // Attach puts the guard before a server's handler and beside its connections. Call
@@ -179,12 +211,6 @@ func (g *Guard) handler(next http.Handler) http.Handler {
 				}
 			}()
 		}
-		// Other regions' gateways know of themselves whether to come. A GOAWAY would meet
-		// requests of theirs on the way that must not be sent twice.
-		if _, peer := r.Header["Rhumb-Spilled-From"]; peer {
-			next.ServeHTTP(w, r)
-			return
-		}
 		a := &answer{ResponseWriter: w, conn: c}
 		next.ServeHTTP(a, r)
 		a.begin()
@@ -202,7 +228,7 @@ type answer struct {
 
 // begin is called before the head is written, if it was not.
 func (a *answer) begin() {
-	if !a.begun && a.conn.guard.now().UnixNano() >= a.conn.leave.Load() {
+	if !a.begun && a.conn.isDue() {
 		a.Header().Set("Connection", "close")
 	}
 	a.begun = true

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -154,49 +155,161 @@ func TestNothingIsKept(t *testing.T) {
 	}
 }
 
+// TestLeaveAsksAShareOnce: of the clients of the model that a row is for, and of nobody
+// else, however often it comes.
 func TestLeaveAsksAShareOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reg := prometheus.NewRegistry()
 		g := New(Options{Registry: reg})
 		const n = 2000
-		for range n {
-			g.enter(from("192.0.2.1"))
+		come := func(model regions.ModelName) {
+			for range n {
+				ForModel(introduce(t.Context(), g.enter(from("192.0.2.1"))), model)
+			}
 		}
-		asked := func() (now, ever int) {
+		come("llama")
+		come("mistral")
+		for range n {
+			ForPeer(introduce(t.Context(), g.enter(from("192.0.2.1"))))
+			g.enter(from("192.0.2.1")) // nothing was asked for yet
+		}
+		asked := func(of func(*conn) bool) (now, ever int) {
 			for c := range g.conns {
-				if c.asked {
+				if of(c) && c.asked != "" {
 					ever++
 				}
-				if time.Now().UnixNano() >= c.leave.Load() {
+				if of(c) && time.Now().UnixNano() >= c.leave.Load() {
 					now++
 				}
 			}
 			return now, ever
 		}
-		g.Leave(0, time.Minute)
-		if now, ever := asked(); now != 0 || ever != 0 {
+		llama := func(c *conn) bool { return c.isFor("llama") }
+		all := func(*conn) bool { return true }
+		others := func(c *conn) bool { return !llama(c) }
+		g.Leave("llama", 0, time.Minute)
+		if now, ever := asked(all); now != 0 || ever != 0 {
 			t.Fatalf("%d, %d were asked of none", now, ever)
 		}
 		for range 30 { // a row each second says the same
-			g.Leave(300, time.Minute)
+			g.Leave("llama", 300, time.Minute)
 			<-time.After(time.Second)
 		}
 		// Six standard deviations of a share of 0.3, and of a half of that.
-		if now, ever := asked(); ever < 477 || ever > 723 || now < ever/2-75 || now > ever/2+75 {
+		if now, ever := asked(llama); ever < 477 || ever > 723 || now < ever/2-75 || now > ever/2+75 {
 			t.Errorf("%d of %d were asked, of these %d within half of the time; want some 600 and 300", ever, n, now)
 		}
 		<-time.After(30 * time.Second)
-		if now, ever := asked(); now != ever {
+		if now, ever := asked(llama); now != ever {
 			t.Errorf("%d of %d were asked in time", now, ever)
 		}
-		g.Leave(regions.Whole, 0)
-		if now, _ := asked(); now != n {
-			t.Errorf("%d of %d were asked, want all at once", now, n)
+		if now, ever := asked(others); now != 0 || ever != 0 {
+			t.Errorf("%d, %d of another model, of other regions, or of nobody yet were asked", now, ever)
 		}
-		if got := testutil.ToFloat64(g.metrics.asked); got != n {
+		come("llama") // some of whom are asked by the next row
+		g.Leave("llama", 300, time.Minute)
+		g.LeaveAll(time.Minute)
+		g.Leave("llama", 0, time.Minute) // LeaveAll is for good
+		<-time.After(time.Minute)
+		if now, _ := asked(all); now != 5*n {
+			t.Errorf("%d of %d were asked, want all", now, 5*n)
+		}
+		if got := testutil.ToFloat64(g.metrics.asked); got < 5*n+2*477 || got > 5*n+2*723 {
 			t.Errorf("%v counted", got)
 		}
 	})
+}
+
+// TestLeaveFollowsTheNewestShare: steps of rows over time, and how many of a thousand
+// connections are asked by then, and how many are due; of the latter none is taken back.
+func TestLeaveFollowsTheNewestShare(t *testing.T) {
+	type step struct {
+		at    int // seconds
+		model regions.ModelName
+		share regions.Permille
+		come  int // connections for llama that come before
+		asked int
+		due   int
+	}
+	for name, tt := range map[string]struct {
+		age   time.Duration
+		steps []step
+	}{
+		"a share that falls": {0, []step{
+			{0, "llama", 400, 1000, 400, 0}, {15, "llama", 100, 0, 250, 200}, {40, "llama", 100, 0, 250, 250},
+		}},
+		"a share that is gone": {0, []step{
+			{0, "llama", 1000, 1000, 1000, 0}, {15, "llama", 0, 0, 500, 500}, {50, "llama", 0, 0, 500, 500},
+		}},
+		"a share that comes again": {0, []step{
+			{0, "llama", 400, 1000, 400, 0}, {0, "llama", 0, 0, 0, 0}, {1, "llama", 400, 0, 400, 0}, {31, "llama", 400, 0, 400, 400},
+		}},
+		"a share that rises": {0, []step{
+			{0, "llama", 100, 1000, 100, 0}, {30, "llama", 300, 0, 300, 100}, {60, "llama", 300, 0, 300, 300},
+		}},
+		"those that come later": {0, []step{
+			{0, "llama", 100, 1000, 100, 0}, {30, "llama", 100, 1000, 200, 100}, {60, "llama", 100, 0, 200, 200},
+		}},
+		"another model's": {0, []step{
+			{0, "llama", 200, 1000, 200, 0}, {1, "mistral", 1000, 0, 200, 7}, {2, "mistral", 0, 0, 200, 13}, {30, "llama", 200, 0, 200, 200},
+		}},
+		"age goes on": {5 * time.Minute, []step{
+			{0, "llama", 1000, 1000, 1000, 0}, {0, "llama", 0, 0, 0, 0}, {239, "llama", 0, 0, 0, 0}, {361, "llama", 0, 0, 0, 1000},
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := New(Options{Limits: Limits{Age: tt.age}})
+				began := time.Now()
+				for i, s := range tt.steps {
+					<-time.After(time.Until(began.Add(time.Duration(s.at) * time.Second)))
+					for range s.come {
+						c := g.enter(from("192.0.2.1"))
+						c.draw = regions.Permille(len(g.conns)-1) % regions.Whole // one of each
+						ForModel(introduce(t.Context(), c), "llama")
+					}
+					g.Leave(s.model, s.share, 30*time.Second)
+					asked, due := 0, 0
+					for c := range g.conns {
+						if c.asked != "" {
+							asked++
+						}
+						if c.isDue() {
+							due++
+						}
+					}
+					// What is due is so by a moment that is drawn: six standard deviations of a half of a thousand.
+					if far := max(asked-s.asked, s.asked-asked, due-s.due, s.due-due); far > 95 || s.at%30 == 0 && far > 0 {
+						t.Errorf("step %d: %d are asked, %d due; want %d and %d", i, asked, due, s.asked, s.due)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestNamesAreNotKept: what a client says that its request is for takes no more room
+// than a name.
+func TestNamesAreNotKept(t *testing.T) {
+	g := New(Options{})
+	c := g.enter(from("192.0.2.1"))
+	on := introduce(t.Context(), c)
+	ForModel(on, "llama")
+	ForModel(on, regions.ModelName(strings.Repeat("x", maxModel+1)))
+	if !c.isFor("llama") {
+		t.Error("a name that is too long was kept")
+	}
+	head := strings.Repeat("x", maxModel) + strings.Repeat("y", 32<<10)
+	ForModel(on, regions.ModelName(head[:maxModel]))
+	if kept := string(c.use.Load().model); kept != head[:maxModel] || unsafe.StringData(kept) == unsafe.StringData(head) {
+		t.Error("the whole head was kept")
+	}
+	ForPeer(on)
+	if c.isFor(regions.ModelName(head[:maxModel])) {
+		t.Error("a peer's connection is still its client's")
+	}
+	ForModel(t.Context(), "llama") // no connection is known
+	ForPeer(t.Context())
 }
 
 func TestAgesDiffer(t *testing.T) {
@@ -375,6 +488,11 @@ func TestAskedToLeave(t *testing.T) {
 	eachProtocol(t, func(t *testing.T, secure bool, choose func(*http.Protocols)) {
 		more := make(chan struct{})
 		p := serve(t, secure, Limits{}, func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Peer") != "" {
+				ForPeer(r.Context())
+			} else {
+				ForModel(r.Context(), "llama")
+			}
 			_, _ = io.WriteString(w, "one ")
 			if r.URL.Path == "/stream" {
 				_ = http.NewResponseController(w).Flush()
@@ -418,9 +536,10 @@ func TestAskedToLeave(t *testing.T) {
 		if dials() != want {
 			t.Fatalf("%d connections, want %d", dials(), want)
 		}
-		p.guard.Leave(regions.Whole, 0)
-		read(get("/", "Rhumb-Spilled-From")) // another region's gateway is not asked
-		read(get("/"))                       // the last of its connection
+		p.guard.Leave("mistral", regions.Whole, 0)
+		p.guard.Leave("llama", regions.Whole, 0)
+		read(get("/", "Peer"))        // another region's gateway is not asked
+		read(get("/", "Rhumb-Spill")) // the last of its connection: who says so is not believed for it
 		if dials() != want {
 			t.Errorf("%d connections, want still %d", dials(), want)
 		}
