@@ -62,7 +62,7 @@ func newRig(tb testing.TB, tune func(*proxy.Options), pods ...string) *rig {
 	var set []regions.Pod
 	for i, addr := range pods {
 		set = append(set, regions.Pod{
-			ID: regions.PodID(rune('a' + i)), HTTP: netip.MustParseAddrPort(addr), GRPC: netip.MustParseAddrPort(addr),
+			ID: regions.PodID(rune('a' + i)), HTTP: netip.MustParseAddrPort(addr), GRPC: netip.MustParseAddrPort(addr), OpenAI: netip.MustParseAddrPort(addr),
 			Models: []regions.PodModel{{Name: llama, Slots: 8}},
 		})
 	}
@@ -95,9 +95,9 @@ func newRig(tb testing.TB, tune func(*proxy.Options), pods ...string) *rig {
 		}
 		g.proxy.Forward(w, r, regions.Request{
 			Model: model, Client: netip.MustParseAddr("198.51.100.7"),
-			Replayable: strings.Contains(r.URL.Path, "/generate") || strings.HasSuffix(r.URL.Path, "/ModelStreamInfer"),
-			Streams:    strings.HasSuffix(r.URL.Path, "/generate_stream") || strings.HasSuffix(r.URL.Path, "/ModelStreamInfer"),
-			Frontend:   map[bool]regions.Frontend{true: regions.GRPC}[rpc.IsCall(r)],
+			Replayable: strings.Contains(r.URL.Path, "/generate") || strings.HasSuffix(r.URL.Path, "/ModelStreamInfer") || r.URL.Path == "/v1/completions",
+			Streams:    strings.HasSuffix(r.URL.Path, "/generate_stream") || strings.HasSuffix(r.URL.Path, "/ModelStreamInfer") || r.URL.Path == "/v1/completions",
+			Frontend:   frontendOf(r),
 			Aside:      r.Header.Get("Test-Aside") != "",
 			From:       regions.ID(r.Header.Get(proxy.SpillHeader)),
 			MaxWait:    wait,
@@ -117,6 +117,18 @@ func newRig(tb testing.TB, tune func(*proxy.Options), pods ...string) *rig {
 		g.settled()
 	})
 	return g
+}
+
+// frontendOf is the frontend of a request.
+func frontendOf(r *http.Request) regions.Frontend {
+	switch {
+	case rpc.IsCall(r):
+		return regions.GRPC
+	case strings.HasPrefix(r.URL.Path, "/v1/"):
+		return regions.OpenAI
+	default:
+		return regions.HTTP
+	}
 }
 
 // settled checks that every claim was released.
