@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -102,7 +103,7 @@ func TestCompletionsGoOn(t *testing.T) {
 			begun.Add(1)
 		}
 		text, err := io.ReadAll(res.Body)
-		text = append(head, text...)
+		text = slices.Concat(head, text)
 		if res.StatusCode != http.StatusOK {
 			err = fmt.Errorf("status %d: %s", res.StatusCode, text)
 		}
