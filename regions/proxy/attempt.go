@@ -101,6 +101,9 @@ func (a *attempt) send(out *http.Request) (*http.Response, error) {
 		_ = res.Body.Close()
 		return nil, err
 	}
+	if a.x.stream != nil && a.x.stream.calls != nil {
+		a.x.prompt = a.x.stream.calls.Size()
+	}
 	// A question for metadata is answered by a pod that generates nothing, too.
 	if !a.podError() && !a.x.req.Aside {
 		a.sight(regions.SawServed, a.ttft())

@@ -89,6 +89,17 @@ func (c *Calls) Owed() bool {
 	return c.opaque || slices.ContainsFunc(c.turns, func(t *turn) bool { return t.sent && !t.over })
 }
 
+// Size is how many bytes the requests have that are not answered whole.
+func (c *Calls) Size() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for _, t := range c.turns {
+		n += t.size
+	}
+	return n
+}
+
 // Done ends the reading of the client. Its half must be released before.
 func (c *Calls) Done() {
 	c.mu.Lock()

@@ -124,7 +124,7 @@ func (c *Calls) request() error {
 		return whole(n, err)
 	}
 	size := int(binary.BigEndian.Uint32(head[1:]))
-	if head[0] != 0 || size > c.room() {
+	if head[0] != 0 || size > c.opts.Keep-c.Size() {
 		c.add(head[:])
 		return nil
 	}
@@ -155,17 +155,6 @@ func (c *Calls) lost() bool {
 		c.change.Wait()
 	}
 	return c.opaque
-}
-
-// room is how many bytes of requests may still be kept.
-func (c *Calls) room() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	left := c.opts.Keep
-	for _, t := range c.turns {
-		left -= t.size
-	}
-	return left
 }
 
 // add passes bytes on that are not followed.
