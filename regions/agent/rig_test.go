@@ -166,7 +166,7 @@ func (m *members) pods(id regions.ID, models ...string) (pods []*tritontest.Pod,
 			m.t.Fatal(err)
 		}
 		m.t.Cleanup(p.Close)
-		spec.HTTP = netip.MustParseAddrPort(p.Addr())
+		spec.HTTP, spec.GRPC, spec.OpenAI = netip.MustParseAddrPort(p.Addr()), netip.MustParseAddrPort(p.GRPCAddr()), netip.MustParseAddrPort(p.OpenAIAddr())
 		pods, found = append(pods, p), append(found, spec)
 	}
 	return pods, found
