@@ -23,7 +23,7 @@ type conn struct {
 	draw   regions.Permille
 	old    int64               // when it is for its age, Unix ns
 	leave  atomic.Int64        // when it is asked to go, Unix ns
-	use    atomic.Pointer[use] // nil before its first request
+	use    atomic.Pointer[use] // nil before its first request; written under the guard's mu
 
 	gone   bool              // not counted any more; guarded by the guard's mu, as are the following
 	asked  regions.ModelName // for whose plan it is asked to go, if for one's
@@ -168,6 +168,7 @@ func (g *Guard) forgetLocked(c *conn) {
 	}
 	c.gone = true
 	g.placeLocked(c, nil)
+	g.unuseLocked(c)
 	delete(g.conns, c)
 	g.all.count--
 	if own := g.clients[c.client]; own != nil {
@@ -239,19 +240,45 @@ const maxModel = 255
 // connection belongs to the clients whom [Guard.Leave] asks. The request has come on a
 // connection that a guard introduced, or nothing is noted.
 func ForModel(ctx context.Context, m regions.ModelName) {
-	c := of(ctx)
-	if c == nil || len(m) > maxModel {
-		return
-	}
-	if was := c.use.Load(); was == nil || was.peer || was.model != m {
-		c.use.Store(&use{model: regions.ModelName(strings.Clone(string(m)))}) // m is a part of a head
+	if c := of(ctx); c != nil && len(m) <= maxModel && !c.isFor(m) {
+		c.guard.used(c, &use{model: regions.ModelName(strings.Clone(string(m)))}) // m is a part of a head
 	}
 }
 
 // ForPeer notes that a request is another region's gateway's, which has been proved.
 func ForPeer(ctx context.Context) {
-	if c := of(ctx); c != nil {
-		c.use.Store(&use{peer: true})
+	if c := of(ctx); c != nil && !c.isPeers() {
+		c.guard.used(c, &use{peer: true})
+	}
+}
+
+// used moves a connection to those of another model, or of none.
+func (g *Guard) used(c *conn, to *use) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if c.gone {
+		return
+	}
+	g.unuseLocked(c)
+	c.use.Store(to)
+	if to.peer {
+		return
+	}
+	if g.uses[to.model] == nil {
+		g.uses[to.model] = map[*conn]struct{}{}
+	}
+	g.uses[to.model][c] = struct{}{}
+}
+
+// unuseLocked takes a connection from those of its model.
+func (g *Guard) unuseLocked(c *conn) {
+	was := c.use.Load()
+	if was == nil || was.peer {
+		return
+	}
+	delete(g.uses[was.model], c)
+	if len(g.uses[was.model]) == 0 {
+		delete(g.uses, was.model)
 	}
 }
 
@@ -261,16 +288,16 @@ func (c *conn) isFor(m regions.ModelName) bool {
 	return u != nil && !u.peer && u.model == m
 }
 
+// isPeers reports whether the connection's latest request was another region's.
+func (c *conn) isPeers() bool {
+	u := c.use.Load()
+	return u != nil && u.peer
+}
+
 // isDue reports whether the connection is to be ended with the next answer. Other
 // regions' gateways know of themselves whether to come; a GOAWAY would meet requests of
 // theirs on the way that must not be sent twice.
-func (c *conn) isDue() bool {
-	if c.guard.now().UnixNano() < c.leave.Load() {
-		return false
-	}
-	u := c.use.Load()
-	return u == nil || !u.peer
-}
+func (c *conn) isDue() bool { return c.guard.now().UnixNano() >= c.leave.Load() && !c.isPeers() }
 
 // What a client may give up on one connection of HTTP/2. A request that is reset
 // as soon as it is sent costs its sender two frames, and a pod the work of

@@ -86,8 +86,9 @@ type Guard struct {
 	conns   map[*conn]struct{}         // guarded by mu, as are the following
 	clients map[netip.Addr]*population // those with a connection
 	all     population
-	shares  map[regions.ModelName]regions.Permille // of Leave, but 0
-	ending  bool                                   // LeaveAll was called
+	shares  map[regions.ModelName]regions.Permille   // of Leave, but 0
+	uses    map[regions.ModelName]map[*conn]struct{} // whose latest request was a client's for the model
+	ending  bool                                     // LeaveAll was called
 }
 
 // population are connections, of one client or of all. Those that can be closed
@@ -102,7 +103,8 @@ type population struct {
 func New(o Options) *Guard {
 	g := &Guard{
 		now: o.Now, alive: o.alive, log: o.Logger,
-		conns: map[*conn]struct{}{}, clients: map[netip.Addr]*population{}, shares: map[regions.ModelName]regions.Permille{},
+		conns: map[*conn]struct{}{}, clients: map[netip.Addr]*population{},
+		shares: map[regions.ModelName]regions.Permille{}, uses: map[regions.ModelName]map[*conn]struct{}{},
 	}
 	if g.now == nil {
 		g.now = time.Now
@@ -151,9 +153,10 @@ func (g *Guard) Leave(model regions.ModelName, share regions.Permille, over time
 	if g.shares[model] = share; share == 0 {
 		delete(g.shares, model)
 	}
-	for c := range g.conns {
-		goes := c.draw < share && c.isFor(model)
-		switch {
+	// Not over all connections: in a region that is drained there is such a row for each
+	// model, of each director, each second.
+	for c := range g.uses[model] {
+		switch goes := c.draw < share; {
 		case goes && c.asked == "":
 			c.asked = model
 			g.askLocked(c, now, over)

@@ -139,6 +139,11 @@ func TestNothingIsKept(t *testing.T) {
 			all = append(all, c)
 		}
 		for k, c := range all {
+			if on := introduce(t.Context(), c); (i+k)%5 == 0 {
+				ForPeer(on)
+			} else {
+				ForModel(on, regions.ModelName(fmt.Sprint((i+k)%7)))
+			}
 			g.changed(c, []http.ConnState{http.StateActive, http.StateIdle}[(i+k)%2])
 			if (i+k)%17 == 0 {
 				_ = c.Close()
@@ -149,8 +154,9 @@ func TestNothingIsKept(t *testing.T) {
 		_ = c.Close()
 		_ = c.Close()
 		g.changed(c, http.StateIdle)
+		ForModel(introduce(t.Context(), c), "llama") // a request that goes on
 	}
-	if len(all) < 50 || g.Connections() != 0 || len(g.conns) != 0 || len(g.clients) != 0 || g.all.idle.Len() != 0 || g.all.silent.Len() != 0 {
+	if len(all) < 50 || g.Connections() != 0 || len(g.conns) != 0 || len(g.clients) != 0 || len(g.uses) != 0 || g.all.idle.Len() != 0 || g.all.silent.Len() != 0 {
 		t.Errorf("%d of %d connections, %d clients, %d idle, %d silent are left", g.Connections(), len(all), len(g.clients), g.all.idle.Len(), g.all.silent.Len())
 	}
 }
