@@ -11,6 +11,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -160,7 +161,7 @@ func (a *Admission) Enter(ctx context.Context, req regions.Request, since time.T
 	return err
 }
 
-// enter tries at once, if nobody is ahead, or joins the line. The ticket is nil if
+// enter tries at once, if nobody is ahead who waits for the same, or joins the line. The ticket is nil if
 // there is nothing to wait for.
 func (a *Admission) enter(now time.Time, req regions.Request, since time.Time, try Try) (*ticket, error) {
 	a.mu.Lock()
@@ -169,11 +170,18 @@ func (a *Admission) enter(now time.Time, req regions.Request, since time.Time, t
 	if l == nil {
 		l = &line{}
 	}
-	t := &ticket{class: req.Class, since: since, came: now, due: now.Add(a.patience(req.MaxWait)), try: try, done: make(chan error, 1)}
+	t := &ticket{
+		class: req.Class, needs: needsOf(&req), since: since, came: now, due: now.Add(a.patience(req.MaxWait)),
+		try: try, done: make(chan error, 1),
+	}
 	n := l.place(t)
 	l.note(now, &a.opts)
-	if n == 0 && try(now, l.view()) == Done {
-		return nil, nil
+	if n == 0 || l.passing {
+		verdict := try(now, l.view())
+		if verdict == Done {
+			return nil, nil
+		}
+		l.passing = verdict == Pass
 	}
 	// By now the model is one that somebody knows, so that clients can't fill the map.
 	a.lines[req.Model] = l
@@ -232,27 +240,41 @@ func (a *Admission) Free(m regions.ModelName) {
 	}
 }
 
-// passes bounds how many requests that can take none of the free places are looked
-// past at a time, so that a release costs the same whoever waits.
+// passes bounds how many requests that can take none of the free places are tried at a
+// time, so that a release costs the same whoever waits. Of those that need the same one
+// is enough.
 const passes = 16
 
-// serveLocked lets those in for whom there is a place.
+// serveLocked lets those in for whom there is a place. Nobody who has none keeps another
+// from one.
 func (a *Admission) serveLocked(l *line) {
 	now := a.opts.Now()
-	for i := 0; i < len(l.waiting) && i < passes; {
-		l.note(now, &a.opts)
+	var kinds [passes]needs
+	passed, tried := kinds[:0], 0
+	for i := 0; i < len(l.waiting); {
 		t := l.waiting[i]
+		if t.needs.tried && tried == passes || len(passed) == passes || slices.Contains(passed, t.needs) {
+			i++
+			continue
+		}
+		l.note(now, &a.opts)
 		switch t.try(now, l.view()) {
 		case Done:
 			l.leave(now, t)
 			l.drained.serve()
 			t.done <- nil
 		case Pass:
-			i++
+			if i++; t.needs.tried {
+				tried++
+			} else {
+				passed = append(passed, t.needs)
+			}
 		default:
+			l.passing = false
 			return
 		}
 	}
+	l.passing = len(l.waiting) > 0
 }
 
 // armLocked has the line tried again after a while, for as long as somebody waits.

@@ -170,7 +170,7 @@ func TestWhoCannotTakeWhatIsFreeIsPassed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(t, 0, nil)
 		picky := true
-		d.enter(t.Context(), "picky", regions.Request{}, func(now time.Time, line admit.Line) admit.Verdict {
+		d.enter(t.Context(), "picky", regions.Request{Frontend: regions.GRPC}, func(now time.Time, line admit.Line) admit.Verdict {
 			if d.mu.Lock(); picky {
 				d.mu.Unlock()
 				return admit.Pass
@@ -189,6 +189,42 @@ func TestWhoCannotTakeWhatIsFreeIsPassed(t *testing.T) {
 		d.wantOrder("b", "picky", "c")
 		d.in.Wait()
 	})
+}
+
+// TestNobodyIsStarved: many who can take nothing of what is free, of the same kind or each of
+// its own, stand before nobody else, who may come later.
+func TestNobodyIsStarved(t *testing.T) {
+	for name, request := range map[string]regions.Request{
+		"calls":   {Frontend: regions.GRPC},
+		"resumes": {Same: regions.Fingerprint{Version: 7}},
+		"retries": {Tried: []regions.PodID{"a"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newDesk(t, 0, nil)
+				ctx, leave := context.WithCancel(t.Context())
+				tries := 0
+				for i := range 100 {
+					d.enter(ctx, fmt.Sprint("stuck ", i), request, func(time.Time, admit.Line) admit.Verdict {
+						tries++
+						return admit.Pass
+					})
+				}
+				d.come("b", regions.Request{})
+				tries = 0
+				d.release(1)
+				d.wantOrder("b")
+				if tries > 2*16 {
+					t.Errorf("%d tries for a release", tries)
+				}
+				d.release(1)
+				d.come("c", regions.Request{}) // there is room
+				d.wantOrder("b", "c")
+				leave()
+				d.in.Wait()
+			})
+		})
+	}
 }
 
 func TestWaitsEndInTime(t *testing.T) {

@@ -15,18 +15,31 @@ type line struct {
 	drained  drain
 	overflow bool // it was too long, and is not yet short again
 	polled   bool // a timer will try again
+	passing  bool // what all of them wait for is another thing than a free slot
 	turned   turned
 }
 
 // ticket is one request's place.
 type ticket struct {
 	class regions.Class
+	needs needs
 	since time.Time // of the request's arrival
 	came  time.Time // to this place
 	due   time.Time // when it gives up
 	try   Try
 	// done gets the end of the wait, once.
 	done chan error
+}
+
+// needs is what a request needs of a pod beside a slot.
+type needs struct {
+	frontend regions.Frontend
+	same     regions.Fingerprint
+	tried    bool // some pods are out of the question, and which differs
+}
+
+func needsOf(req *regions.Request) needs {
+	return needs{req.Frontend, req.Same, len(req.Tried) > 0}
 }
 
 // ahead orders tickets: negative if a is served before b.

@@ -473,3 +473,27 @@ func TestOnePodOneGPU(t *testing.T) {
 		t.Errorf("four slots, and three taken by the other: room for %d", got)
 	}
 }
+
+// TestMore: a request that asks for several things at once takes as many slots, as far as
+// there are some, and gives all back at its end.
+func TestMore(t *testing.T) {
+	p := ready("a=llama:3")
+	l := claim(t, p, "llama")
+	for n, want := range []bool{true, true, false} {
+		if got := l.More(epoch); got != want {
+			t.Errorf("one more beside %d: %v, want %v", n+1, got, want)
+		}
+	}
+	if n := room(p, epoch); n != 0 {
+		t.Errorf("a pod whose slots are all taken has room for %d", n)
+	}
+	l.Less()
+	if n := room(p, epoch); n != 1 || !l.More(epoch) {
+		t.Errorf("room for %d after one was given back, want 1", n)
+	}
+	l.Done(epoch, regions.Outcome{End: regions.EndServed})
+	l.Less()
+	if n := room(p, epoch); n != 3 || l.More(epoch) || len(p.Loads()) > 0 {
+		t.Errorf("room for %d after the end, and %v is held", n, p.Loads())
+	}
+}

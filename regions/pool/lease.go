@@ -18,6 +18,7 @@ type Lease struct {
 	inFlight    int // of the model on the pod then, without this one
 	ahead       int // that the pod said waited inside of it then
 
+	more  int  // slots beside the first; guarded by the pool's lock
 	began bool // guarded by the pool's lock
 	done  bool // guarded by the pool's lock
 }
@@ -63,6 +64,48 @@ func (l *Lease) begin(now time.Time, ttft time.Duration, prompt int) {
 	}
 }
 
+// More takes one more slot of the pod for the request, which asks for several things at
+// once, and reports whether there was one.
+func (l *Lease) More(now time.Time) bool {
+	p, s := l.pool, l.seat
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l.done || l.aside {
+		return false
+	}
+	if _, room := s.candidate(now, s.open()); !room {
+		return false
+	}
+	l.more++
+	s.inFlight++
+	s.claimed++
+	p.tell()
+	return true
+}
+
+// Less gives back a slot that More took.
+func (l *Lease) Less() {
+	p, s := l.pool, l.seat
+	p.mu.Lock()
+	held := l.more > 0 && !l.done
+	if held {
+		l.more--
+		s.release()
+		p.tell()
+	}
+	p.mu.Unlock()
+	if held {
+		l.freed()
+	}
+}
+
+// freed tells that the pod may have room.
+func (l *Lease) freed() {
+	for i := range l.spec.Models {
+		l.pool.freed(l.spec.Models[i].Name)
+	}
+}
+
 // Done releases the pod and takes in how the request ended. It must be called
 // exactly once; later calls are counted and change nothing.
 func (l *Lease) Done(now time.Time, out regions.Outcome) {
@@ -75,9 +118,7 @@ func (l *Lease) Done(now time.Time, out regions.Outcome) {
 	if l.aside {
 		return
 	}
-	for i := range l.spec.Models {
-		p.freed(l.spec.Models[i].Name)
-	}
+	l.freed()
 	if p.options.OnDone != nil {
 		p.options.OnDone(now, Result{Pod: l.spec.ID, Model: s.model.name, InFlight: l.inFlight, Ahead: l.ahead, Outcome: out})
 	}
@@ -95,7 +136,9 @@ func (l *Lease) release(now time.Time, out regions.Outcome) bool {
 	if l.aside {
 		s.aside--
 	} else {
-		s.release()
+		for range 1 + l.more {
+			s.release()
+		}
 		p.tell()
 		l.settle(now, out)
 	}

@@ -149,6 +149,9 @@ func (a *attempt) request(out *http.Request) *http.Request {
 	if a.place.pod != "" && a.x.proxy.opts.Load != nil && a.x.req.Replayable {
 		req.Header.Set(loadFormatHeader, "text")
 	}
+	if a.x.stream != nil && a.x.stream.calls != nil {
+		a.x.stream.calls.Hold(a.slots())
+	}
 	req.Body, req.ContentLength = body.Open(a.moved), body.Length()
 	// A chunked body that is in memory by now goes out with its length.
 	req.TransferEncoding, req.Trailer = nil, nil
@@ -158,6 +161,15 @@ func (a *attempt) request(out *http.Request) *http.Request {
 		req.GetBody = func() (io.ReadCloser, error) { return body.Open(a.moved), nil }
 	}
 	return req
+}
+
+// slots are those of the attempt's place beside the first. Another region counts for
+// itself.
+func (a *attempt) slots() answer.Slots {
+	if a.place.more == nil {
+		return answer.Unbounded()
+	}
+	return answer.Slots{Take: func() bool { return a.place.more(a.x.proxy.opts.Now()) }, Give: a.place.less}
 }
 
 // vet finds out from the head of an answer that it is none.

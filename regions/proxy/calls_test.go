@@ -209,3 +209,57 @@ func TestACallThatCannotGoOn(t *testing.T) {
 	}
 	g.ended(regions.EndPodLost, 1)
 }
+
+// TestAStreamTakesTheSlotsOfItsRequests: whatever a client asks for at once, a pod has no
+// more of it than it has slots.
+func TestAStreamTakesTheSlotsOfItsRequests(t *testing.T) {
+	pods, addrs := callPods(t, 1)
+	g := newRig(t, resuming(t), addrs...) // 8 slots
+	g.learn(1)
+	c := g.converse(t)
+	var ids []string
+	for i := range 40 {
+		ids = append(ids, fmt.Sprint(i))
+	}
+	var sends sync.WaitGroup
+	sends.Go(func() {
+		for _, id := range ids {
+			if err := c.Send(asking(id, "p"+id, 10)); err != nil {
+				t.Error(err)
+			}
+		}
+		_ = c.CloseSend()
+	})
+	most, heard := 0, map[string]*told{}
+	for _, id := range ids {
+		heard[id] = &told{}
+	}
+	for left := len(ids); left > 0; {
+		m, err := c.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, load := range g.pool.Loads() {
+			most = max(most, int(load.InFlight))
+		}
+		one := heard[m.GetInferResponse().GetId()]
+		if one.add(m); one.ended {
+			left--
+		}
+	}
+	sends.Wait()
+	for id, got := range heard {
+		if want := written("p"+id, 10); got.text.String() != want {
+			t.Errorf("%s: got %q, want %q", id, got.text.String(), want)
+		}
+	}
+	// The pod counts one to its end a little longer than who has read its last response.
+	if peak := pods[0].Stats("llama").Peak; most > 8 || most < 2 || peak > 16 {
+		t.Errorf("%d at once on a pod of 8 slots, of which the pod says %d", most, peak)
+	}
+	if _, err := c.Recv(); !errors.Is(err, io.EOF) {
+		t.Error(err)
+	}
+	g.ended(regions.EndServed, 1)
+	regionstest.Eventually(t, patience, func() bool { return len(g.pool.Loads()) == 0 }, "all slots are given back")
+}

@@ -50,6 +50,9 @@ type place struct {
 	// began tells of the first byte of an answer; nil for a region.
 	began func(now time.Time, ttft time.Duration, prompt int)
 	done  func(now time.Time, out regions.Outcome)
+	// more takes one more slot of the pod, and less gives one back; nil for a region.
+	more func(now time.Time) bool
+	less func()
 }
 
 // name is the place's name in logs and errors.
@@ -151,6 +154,7 @@ func (s *search) claim(now time.Time) pool.Refusal {
 	s.found = place{
 		scheme: "http", host: pod.At(x.req.Frontend).String(), pod: pod.ID,
 		print: lease.Fingerprint(), began: lease.Began, done: lease.Done,
+		more: lease.More, less: lease.Less,
 	}
 	return refusal
 }

@@ -137,7 +137,9 @@ func TestAnswersInOnePieceStartOver(t *testing.T) {
 		o.Routes[llama] = route
 	}, addrs...)
 	cut := int64(0)
-	lose := func() bool { return slices.ContainsFunc(pods, func(p *tritontest.Pod) bool { return p.CutStreams() > 0 }) }
+	lose := func() bool {
+		return slices.ContainsFunc(pods, func(p *tritontest.Pod) bool { return p.CutStreams() > 0 })
+	}
 	lost := func() bool {
 		n := int64(0)
 		for _, p := range pods {

@@ -53,7 +53,8 @@ func (x *exchange) newStream() *stream {
 			return nil
 		}
 		s.calls = answer.NewCalls(x.body, answer.CallOptions{
-			Profile: profile, Limits: limits, Keep: int(x.limits.Buffer), Replay: !x.route.NoReplay,
+			Profile: profile, Limits: limits, Keep: int(x.limits.Buffer), Resume: !x.route.NoResume, Replay: !x.route.NoReplay,
+			Arrived: func() { x.proxy.opts.Pool.Arrive(x.req.Model) },
 		})
 		s.Answer = s.calls
 	case x.req.Streams:
@@ -244,10 +245,15 @@ func (s *stream) rest(lost *attempt) ([]byte, error) {
 		return nil, errNoFingerprint
 	default:
 		out, err := s.Continue(s.x.proxy.opts.Now())
-		if early, ok := errors.AsType[*resume.EarlyError](err); ok && s.x.rest(early.Until) {
+		early, ok := errors.AsType[*resume.EarlyError](err)
+		switch {
+		case ok && len(out) > 0:
+			return out, nil // the client need not wait for it
+		case ok && s.x.rest(early.Until):
 			return s.Continue(s.x.proxy.opts.Now())
+		default:
+			return out, err
 		}
-		return out, err
 	}
 }
 

@@ -38,7 +38,9 @@ func stepPod(words <-chan string, gone chan<- struct{}) http.HandlerFunc {
 				fmt.Fprintf(w, "data: {\"text_output\":%q}\n\n", word)
 				_ = http.NewResponseController(w).Flush()
 			case <-r.Context().Done():
-				close(gone)
+				if gone != nil {
+					close(gone)
+				}
 				return
 			}
 		}

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -81,7 +83,7 @@ func newCalls(t testing.TB, from io.Reader, keep int) *answer.Calls {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := answer.NewCalls(half{from}, answer.CallOptions{Profile: p, Limits: resume.DefaultLimits(), Keep: keep, Replay: true})
+	c := answer.NewCalls(half{from}, answer.CallOptions{Profile: p, Limits: resume.DefaultLimits(), Keep: keep, Resume: true, Replay: true})
 	return c
 }
 
@@ -168,7 +170,6 @@ func TestWhatCannotBeFollowedPasses(t *testing.T) {
 		"compressed": {1, 0, 0, 0, 3, 'x', 'y', 'z'},
 		"large":      frame(t, &request{ModelName: strings.Repeat("m", 4000)}),
 		"no message": {0, 0, 0, 0, 2, 0xff, 0xff},
-		"same id":    ask(t, "a", "again"),
 		"cut":        {0, 0, 0, 0, 9, 1},
 		"cut head":   {0, 0},
 	}
@@ -194,6 +195,142 @@ func TestWhatCannotBeFollowedPasses(t *testing.T) {
 		})
 	}
 }
+
+// fail is an error that a pod tells of a request.
+func fail(t testing.TB, id, text string) []byte {
+	t.Helper()
+	return frame(t, &inferencepb.ModelStreamInferResponse{ErrorMessage: text, InferResponse: &response{Id: id}})
+}
+
+// final is a response that is nothing but the mark of the last one.
+func final(t testing.TB, id string) []byte {
+	t.Helper()
+	return frame(t, &inferencepb.ModelStreamInferResponse{InferResponse: &response{
+		Id: id, Parameters: map[string]*parameter{"triton_final_response": {ParameterChoice: &inferencepb.InferParameter_BoolParam{BoolParam: true}}},
+	}})
+}
+
+// answers are the responses in what a client gets, as "id:text" or "id!error".
+func answers(t *testing.T, b []byte) (all []string) {
+	t.Helper()
+	for len(b) > 0 {
+		n := 5 + int(binary.BigEndian.Uint32(b[1:5]))
+		m := new(inferencepb.ModelStreamInferResponse)
+		if err := proto.Unmarshal(b[5:n], m); err != nil {
+			t.Fatal(err)
+		}
+		b = b[n:]
+		one := m.GetInferResponse().GetId()
+		if m.GetErrorMessage() != "" {
+			one += "!" + m.GetErrorMessage()
+		}
+		for _, out := range m.GetInferResponse().GetOutputs() {
+			if out.GetName() == "text_output" {
+				one += ":" + string(out.GetContents().GetBytesContents()[0])
+			}
+		}
+		all = append(all, one)
+	}
+	return all
+}
+
+// TestRequestsTogether: what a pod says of one request of a stream does nothing to the
+// others, whatever they are called.
+func TestRequestsTogether(t *testing.T) {
+	const busy = "Exceeds maximum queue size"
+	for _, tt := range []struct {
+		name string
+		ids  []string
+		as   []string // as the pod has them
+		says func(as []string) []byte
+		want []string
+		cut  bool
+	}{
+		{"without ids", []string{"", ""}, []string{"", "~1"}, func(as []string) []byte {
+			return slices.Concat(say(t, as[1], "b", false), say(t, as[0], "a", true), say(t, as[1], "c", true))
+		}, []string{":b", ":a", ":c"}, false},
+		{"the same id", []string{"x", "x", "x~1"}, []string{"x", "x~1", "x~1~2"}, func(as []string) []byte {
+			return slices.Concat(say(t, as[1], "b", true), say(t, as[2], "c", true), say(t, as[0], "a", true))
+		}, []string{"x:b", "x~1:c", "x:a"}, false},
+		{"one is refused", []string{"a", "b"}, []string{"a", "b"}, func([]string) []byte {
+			return slices.Concat(fail(t, "a", "bad input"), final(t, "a"), say(t, "b", "b", true))
+		}, []string{"a!bad input", "b:b"}, false},
+		{"there is no room for one", []string{"a", "b"}, []string{"a", "b"}, func([]string) []byte {
+			return slices.Concat(fail(t, "a", busy), say(t, "b", "b", true))
+		}, []string{"a!" + busy, "b:b"}, false},
+		{"there is no room for the only one", []string{"a"}, []string{"a"}, func([]string) []byte { return fail(t, "a", busy) }, nil, true},
+		{"somebody else's", []string{"a"}, []string{"a"}, func([]string) []byte { return say(t, "z", "z", true) }, []string{"z:z"}, false},
+		{"an error of nobody's", []string{"a", "b"}, []string{"a", "b"}, func([]string) []byte {
+			return frame(t, &inferencepb.ModelStreamInferResponse{ErrorMessage: "what?"})
+		}, []string{"!what?"}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var requests []byte
+			for _, id := range tt.ids {
+				requests = append(requests, ask(t, id, "p")...)
+			}
+			c := newCalls(t, bytes.NewReader(requests), 1<<20)
+			defer c.Done()
+			w := c.Open(func() {})
+			for _, as := range tt.as {
+				if got := read(t, w).GetId(); got != as {
+					t.Fatalf("the pod knows it as %q, want %q", got, as)
+				}
+			}
+			h := c.Hear(tt.says(tt.as))
+			if got := answers(t, h.Out); !slices.Equal(got, tt.want) || (h.Cut != nil) != tt.cut {
+				t.Errorf("the client gets %q, cut %v; want %q", got, h.Cut, tt.want)
+			}
+		})
+	}
+}
+
+// TestRequestsTakeSlots: a stream's first request has one, and the others wait for one
+// each.
+func TestRequestsTakeSlots(t *testing.T) {
+	var requests []byte
+	for _, id := range []string{"a", "b", "c"} {
+		requests = append(requests, ask(t, id, "p")...)
+	}
+	c := newCalls(t, bytes.NewReader(requests), 1<<20)
+	defer c.Done()
+	var free atomic.Int32
+	c.Hold(answer.Slots{
+		Take: func() bool {
+			if free.Load() == 0 {
+				return false
+			}
+			free.Add(-1)
+			return true
+		},
+		Give: func() { free.Add(1) },
+	})
+	free.Store(1)
+	w := c.Open(func() {})
+	for _, id := range []string{"a", "b"} {
+		if got := read(t, w); got.GetId() != id {
+			t.Fatalf("sent %q, want %q", got.GetId(), id)
+		}
+	}
+	sent := make(chan string)
+	go func() { sent <- read(t, w).GetId() }()
+	select {
+	case id := <-sent:
+		t.Fatalf("%q is sent without a slot", id)
+	case <-time.After(5 * poll):
+	}
+	c.Hear(say(t, "a", "all", true)) // whose slot is taken
+	if id := <-sent; id != "c" {
+		t.Errorf("sent %q, want c", id)
+	}
+	c.Hear(slices.Concat(say(t, "b", "all", true), say(t, "c", "all", true)))
+	if free.Load() != 1 {
+		t.Errorf("%d slots are free at the end, want 1", free.Load())
+	}
+}
+
+// poll is longer than the time after which a slot is asked for again.
+const poll = 25 * time.Millisecond
 
 // TestOver: how a pod may end a stream.
 func TestOver(t *testing.T) {

@@ -3,7 +3,6 @@ package answer
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -21,8 +20,8 @@ import (
 // that may come at any time, each with its own responses. Requests that are not answered
 // whole when a pod is lost go on at the next one, which gets the later ones, too.
 //
-// What can't be followed (compressed or large messages, requests with the same id at
-// once) passes unchanged, and the stream is not resumed from then on.
+// What can't be followed (compressed or large messages) passes unchanged, and the stream is
+// not resumed from then on.
 type Calls struct {
 	opts   CallOptions
 	from   io.ReadCloser
@@ -32,27 +31,21 @@ type Calls struct {
 	change sync.Cond
 	turns  []*turn
 	wire   *wire  // to the present pod
+	slots  Slots  // of the present pod
+	held   int    // of them
+	polled bool   // a slot is about to be asked for again
 	rest   []byte // of requests that can't be followed, to be sent as they are
 	opaque bool   // there were such
-	half   error  // how the client's half ended; io.EOF is well
+	begun  bool   // there was a request
+	// failed are the ids of requests that ended with an error, of which the pod may still
+	// give the mark that only we asked for.
+	failed  map[string]struct{}
+	aliases int
+	half    error // how the client's half ended; io.EOF is well
 
 	// Of the present pod's answer.
 	in   []byte // received, and not a whole message
 	pass int    // bytes of a message that pass as they come
-}
-
-// turn is one request and its responses.
-type turn struct {
-	id    string
-	text  *resume.Inference
-	frame []byte // the request for the present pod
-	size  int    // of the client's request in bytes
-	sent  bool   // to the present pod
-	begun bool   // an earlier pod had it
-	heard bool   // there was a response
-	told  []byte // the pod's own words on why it fails
-	// over tells that the client has all, which the pod does not know.
-	over bool
 }
 
 // CallOptions say how a stream is followed.
@@ -61,13 +54,17 @@ type CallOptions struct {
 	Limits  resume.Limits
 	// Keep is how many bytes of requests are kept while they are answered.
 	Keep int
+	// Resume lets requests go on at another pod.
+	Resume bool
+	// Arrived is told of each request but the first; nil: nobody is.
+	Arrived func()
 	// Replay lets a request of which nothing was answered be sent to a second pod.
 	Replay bool
 }
 
 // NewCalls follows a stream, whose first half is the client's.
 func NewCalls(client Payload, o CallOptions) *Calls {
-	c := &Calls{opts: o, from: client.Open(func() {})}
+	c := &Calls{opts: o, from: client.Open(func() {}), failed: map[string]struct{}{}, slots: Unbounded()}
 	c.change.L = &c.mu
 	return c
 }
@@ -157,10 +154,12 @@ func (c *Calls) messageLocked(h *Heard, frame []byte) {
 		h.Out = append(h.Out, frame...)
 		return
 	}
-	t := c.ofLocked(m.GetInferResponse().GetId())
+	t := c.ofLocked(m.GetInferResponse())
 	switch {
 	case t == nil:
-		h.Out = append(h.Out, frame...)
+		if !c.lateLocked(m) {
+			h.Out = append(h.Out, frame...)
+		}
 		return
 	case t.over:
 		if _, err := t.text.Response(m); err != nil || t.text.Done() {
@@ -170,22 +169,15 @@ func (c *Calls) messageLocked(h *Heard, frame []byte) {
 	}
 	out, err := t.text.Response(m)
 	if told, ok := errors.AsType[*resume.PodError](err); ok {
-		// What is wrong with a request is said before any of its text.
-		h.Sick = h.Sick || told.Retryable || t.heard
-		if told.Retryable {
-			h.Cut, t.told = told, frame
-			return
-		}
-		h.Out = append(h.Out, frame...)
-		c.dropLocked(t)
+		c.failLocked(h, t, told, t.appendTo(nil, m, frame))
 		return
 	}
 	t.heard = true
 	switch {
 	case out == m:
-		h.Out = append(h.Out, frame...)
+		h.Out = t.appendTo(h.Out, m, frame)
 	case out != nil:
-		h.Out = appendMessage(h.Out, out)
+		h.Out = t.appendTo(h.Out, out, nil)
 	}
 	if stopped := t.text.Stopped(); stopped || t.text.Done() {
 		c.finishLocked(h, t)
@@ -195,15 +187,52 @@ func (c *Calls) messageLocked(h *Heard, frame []byte) {
 	}
 }
 
+// failLocked takes an error that the pod told of a request, in the client's words. The
+// request goes on elsewhere if that helps it and is alone: others may be well.
+func (c *Calls) failLocked(h *Heard, t *turn, told *resume.PodError, words []byte) {
+	// What is wrong with a request is said before any of its text.
+	h.Sick = h.Sick || told.Retryable || t.heard
+	alone := !slices.ContainsFunc(c.turns, func(other *turn) bool { return other != t && !other.over })
+	if told.Retryable && alone && c.opts.Resume && !c.opaque && t.text.Refusal() == "" {
+		h.Cut, t.told = told, words
+		return
+	}
+	h.Out = append(h.Out, words...)
+	c.dropLocked(t)
+	if !t.text.Done() && !t.text.Wished() {
+		if len(c.failed) >= maxFailed {
+			clear(c.failed)
+		}
+		c.failed[t.id] = struct{}{}
+	}
+}
+
+// maxFailed bounds the ids that are kept of failed requests. The mark follows at once.
+const maxFailed = 64
+
+// lateLocked reports that a response is nothing but the mark of a request that has failed.
+func (c *Calls) lateLocked(m *inferencepb.ModelStreamInferResponse) bool {
+	r := m.GetInferResponse()
+	if _, failed := c.failed[r.GetId()]; !failed || m.GetErrorMessage() != "" || len(r.GetOutputs()) > 0 {
+		return false
+	}
+	delete(c.failed, r.GetId())
+	return true
+}
+
 // finishLocked ends one request whose answer is complete.
 func (c *Calls) finishLocked(h *Heard, t *turn) {
 	last, err := t.text.Finish()
-	if err != nil {
+	switch {
+	case err != nil && c.opaque: // it can't go on, and others may be well
+		c.dropLocked(t)
+		return
+	case err != nil:
 		h.Cut = err
 		return
 	}
 	for _, m := range last {
-		h.Out = appendMessage(h.Out, m)
+		h.Out = t.appendTo(h.Out, m, nil)
 	}
 	if !t.text.Stopped() || t.text.Done() {
 		c.dropLocked(t)
@@ -214,28 +243,6 @@ func (c *Calls) finishLocked(h *Heard, t *turn) {
 // it.
 func (c *Calls) quietLocked() bool {
 	return errors.Is(c.half, io.EOF) && !slices.ContainsFunc(c.turns, func(t *turn) bool { return !t.over })
-}
-
-// ofLocked is the request that a response is for. Ids are told from each other when
-// requests come; a response without one can only be for the only request.
-func (c *Calls) ofLocked(id string) *turn {
-	var at []*turn
-	for _, t := range c.turns {
-		if t.sent && t.id == id {
-			return t
-		}
-		if t.sent {
-			at = append(at, t)
-		}
-	}
-	if len(at) == 1 && !c.opaque {
-		return at[0]
-	}
-	return nil
-}
-
-func (c *Calls) dropLocked(t *turn) {
-	c.turns = slices.DeleteFunc(c.turns, func(other *turn) bool { return other == t })
 }
 
 // loseLocked says that the stream can't be followed any more.
@@ -261,10 +268,15 @@ func (c *Calls) Over(trailers http.Header) (h Heard) {
 		return h
 	}
 	for _, t := range slices.Clone(c.turns) {
-		if code == rpc.OK && t.sent && !t.over {
-			if c.finishLocked(&h, t); h.Cut != nil {
-				return h
-			}
+		switch {
+		case code != rpc.OK || t.over:
+		case !t.sent:
+			h.Cut = resume.ErrCut
+		default:
+			c.finishLocked(&h, t)
+		}
+		if h.Cut != nil {
+			return h
 		}
 	}
 	h.End = io.EOF
@@ -323,7 +335,7 @@ func (c *Calls) Interrupt(cause string) (out []byte) {
 		case t.told != nil:
 			out = append(out, t.told...)
 		default:
-			out = appendMessage(out, t.text.Terminal(cause))
+			out = t.appendTo(out, t.text.Terminal(cause), nil)
 		}
 	}
 	c.turns = nil
@@ -343,20 +355,6 @@ func (c *Calls) Refusal() resume.Reason {
 		}
 	}
 	return ""
-}
-
-// prefix is the length of what stands before a message: whether it is compressed, and
-// its size.
-const prefix = 5
-
-func appendMessage(b []byte, m proto.Message) []byte {
-	at := len(b)
-	b, err := proto.MarshalOptions{}.MarshalAppend(append(b, 0, 0, 0, 0, 0), m)
-	if err != nil {
-		panic(fmt.Sprintf("a message that was read can't be written: %v", err)) // text that is no UTF-8 is no string of a message
-	}
-	binary.BigEndian.PutUint32(b[at+1:], uint32(len(b)-at-prefix))
-	return b
 }
 
 func orElse(err, fallback error) error {

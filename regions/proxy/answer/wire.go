@@ -2,8 +2,11 @@ package answer
 
 import (
 	"encoding/binary"
+	"errors"
 	"io"
 	"slices"
+	"strconv"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -67,7 +70,7 @@ func (w *wire) take(p []byte) (int, error) {
 			w.out = w.out[n:]
 			c.change.Broadcast()
 			return n, nil
-		case c.half != nil:
+		case c.half != nil && (!errors.Is(c.half, io.EOF) || !c.unsentLocked()):
 			return 0, c.half
 		}
 		c.change.Wait()
@@ -84,17 +87,47 @@ func (w *wire) Close() error {
 	return nil
 }
 
-// nextLocked is the next message for the present pod, nil if there is none yet.
+// unsentLocked reports that there is something for the present pod.
+func (c *Calls) unsentLocked() bool {
+	return len(c.rest) > 0 || slices.ContainsFunc(c.turns, func(t *turn) bool { return !t.sent })
+}
+
+// nextLocked is the next message for the present pod, nil if there is none yet, or no
+// slot for it.
 func (c *Calls) nextLocked() []byte {
 	for _, t := range c.turns {
-		if !t.sent {
-			t.sent = true
-			return t.frame
+		switch {
+		case t.sent:
+			continue
+		case c.runningLocked() > c.held && !c.slots.Take():
+			c.pollLocked()
+			return nil
+		case c.runningLocked() > c.held:
+			c.held++
 		}
+		t.sent = true
+		return t.frame
 	}
 	out := c.rest
 	c.rest = nil
 	return out
+}
+
+// poll is how soon a slot is asked for again. Nobody tells a stream of it: those that wait
+// in the line have none at all.
+const poll = 20 * time.Millisecond
+
+func (c *Calls) pollLocked() {
+	if c.polled {
+		return
+	}
+	c.polled = true
+	time.AfterFunc(poll, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.polled = false
+		c.change.Broadcast()
+	})
 }
 
 // pump reads the client's requests, each when the one before is being sent.
@@ -151,7 +184,7 @@ func whole(n int, err error) error {
 func (c *Calls) lost() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.half == nil && (len(c.rest) > 0 || slices.ContainsFunc(c.turns, func(t *turn) bool { return !t.sent })) {
+	for c.half == nil && c.unsentLocked() {
 		c.change.Wait()
 	}
 	return c.opaque
@@ -174,14 +207,33 @@ func (c *Calls) begin(m *inferencepb.ModelInferRequest, frame []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	defer c.change.Broadcast()
-	if slices.ContainsFunc(c.turns, func(t *turn) bool { return t.id == m.GetId() }) {
-		c.loseLocked()
-		c.rest = append(c.rest, frame...)
-		return
+	t := &turn{own: m.GetId(), frame: frame, size: len(frame)}
+	m.Id = c.aliasLocked(m.GetId())
+	if t.id = m.GetId(); t.id != t.own {
+		t.frame = appendMessage(nil, m)
 	}
-	t := &turn{id: m.GetId(), text: resume.OpenInference(c.opts.Profile, c.opts.Limits, m), frame: frame, size: len(frame)}
+	t.text = resume.OpenInference(c.opts.Profile, c.opts.Limits, m)
 	if first := t.text.Request(); first != m {
 		t.frame = appendMessage(nil, first)
 	}
 	c.turns = append(c.turns, t)
+	if c.begun && c.opts.Arrived != nil {
+		c.opts.Arrived()
+	}
+	c.begun = true
+}
+
+// aliasLocked is by what name the pod gets to know a request: the client's, unless another
+// request has it. Many clients give none.
+func (c *Calls) aliasLocked(id string) string {
+	taken := func(id string) bool {
+		_, failed := c.failed[id]
+		return failed || slices.ContainsFunc(c.turns, func(t *turn) bool { return t.id == id })
+	}
+	own := id
+	for taken(id) {
+		c.aliases++
+		id = own + "~" + strconv.Itoa(c.aliases)
+	}
+	return id
 }

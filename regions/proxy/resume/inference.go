@@ -107,6 +107,9 @@ func input(r *inferencepb.ModelInferRequest, n int) tensor {
 	return t
 }
 
+// Wished tells that the client wants the last response marked.
+func (i *Inference) Wished() bool { return i.wished }
+
 // Refusal is as for a Session.
 func (i *Inference) Refusal() Reason { return i.session.Refusal() }
 
