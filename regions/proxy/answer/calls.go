@@ -170,6 +170,7 @@ func (c *Calls) messageLocked(h *Heard, frame []byte) {
 	}
 	out, err := t.text.Response(m)
 	if told, ok := errors.AsType[*resume.PodError](err); ok {
+		h.Told++
 		// What is wrong with a request is said before any of its text.
 		h.Sick = h.Sick || told.Retryable || t.heard
 		if told.Retryable {
