@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/proxy/answer"
 	"github.com/rhumb-lb/rhumb/regions/rpc"
 )
@@ -22,10 +23,15 @@ func (a *attempt) vetCall(res *http.Response) error {
 	a.inBand = podCode(code)
 	said := res.Header.Get("Grpc-Message")
 	switch {
-	case code != rpc.Unavailable || !a.resendable():
+	case code != rpc.Unavailable:
 		return nil
-	case strings.Contains(said, "shutting down"):
+	case strings.Contains(said, "shutting down") && a.resendable():
 		return errDraining
+	case strings.Contains(said, "shutting down"):
+		a.sight(regions.SawClosed, a.x.proxy.opts.Now().Sub(a.begun))
+		return nil
+	case !a.resendable():
+		return nil
 	case slices.ContainsFunc(busyWords[:], func(w string) bool { return strings.Contains(said, w) }):
 		return errBusy
 	default:
