@@ -47,6 +47,7 @@ type attempt struct {
 	status  int
 	body    io.ReadCloser // of the answer
 	bodyErr error         // how the answer's body ended; io.EOF is well
+	told    answer.Told   // of a stream of calls that nobody follows
 	inBand  bool          // it told of an error of the pod's
 	settled bool
 }
@@ -238,6 +239,7 @@ func (b *answerBody) Read(p []byte) (int, error) {
 	}
 	n, err := b.a.body.Read(p)
 	b.a.vigil.Rest()
+	b.a.hear(p[:n])
 	err = b.a.given(err)
 	if err != nil && b.a.bodyErr == nil {
 		b.a.bodyErr = err

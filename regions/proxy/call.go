@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/proxy/answer"
 	"github.com/rhumb-lb/rhumb/regions/rpc"
 )
@@ -22,10 +23,15 @@ func (a *attempt) vetCall(res *http.Response) error {
 	a.inBand = podCode(code)
 	said := res.Header.Get("Grpc-Message")
 	switch {
-	case code != rpc.Unavailable || !a.resendable():
+	case code != rpc.Unavailable:
 		return nil
-	case strings.Contains(said, "shutting down"):
+	case strings.Contains(said, "shutting down") && a.resendable():
 		return errDraining
+	case strings.Contains(said, "shutting down"):
+		a.sight(regions.SawClosed, a.x.proxy.opts.Now().Sub(a.begun))
+		return nil
+	case !a.resendable():
+		return nil
 	case slices.ContainsFunc(busyWords[:], func(w string) bool { return strings.Contains(said, w) }):
 		return errBusy
 	default:
@@ -39,7 +45,7 @@ func (a *attempt) callEnded(err error) error {
 	x := a.x
 	if errors.Is(err, io.EOF) {
 		if code, ok := rpc.Answered(a.res.Trailer); ok {
-			a.inBand = podCode(code)
+			a.inBand = a.inBand || podCode(code)
 			a.own.Trailer = a.callTrailer(nil)
 		}
 		return err
@@ -50,6 +56,20 @@ func (a *attempt) callEnded(err error) error {
 	a.own.Trailer = a.callTrailer(err)
 	x.proxy.log.Warn("call ended before its time", "model", x.req.Model, "at", a.place.name(), "err", err)
 	return io.EOF
+}
+
+// hear notes the errors that a stream of calls tells of its requests, if it passes as it
+// comes.
+func (a *attempt) hear(p []byte) {
+	x := a.x
+	if !x.duplex() || x.stream != nil {
+		return
+	}
+	told := a.told.Hear(p)
+	x.proxy.metrics.told(x.req.Model, len(told))
+	for _, e := range told {
+		a.inBand = a.inBand || e.Retryable
+	}
 }
 
 // trailers are what the pod's answer ended with, which for a status alone is its head.

@@ -20,6 +20,7 @@ type metrics struct {
 	replays  *prometheus.CounterVec   // model
 	spilled  *prometheus.CounterVec   // model, direction
 	resumes  *prometheus.CounterVec   // model, result
+	errors   *prometheus.CounterVec   // model
 }
 
 // newMetrics makes the proxy's metrics and registers them, unless with nil.
@@ -55,8 +56,12 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 		Name: "rhumb_proxy_resumes_total",
 		Help: "Streams that lost their pod, by what became of them: resumed, or why not.",
 	}, []string{"model", "result"})
+	m.errors = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "rhumb_proxy_told_errors_total",
+		Help: "Errors that pods told inside of answers whose status says that all is well.",
+	}, []string{"model"})
 	if reg != nil {
-		reg.MustRegister(m.requests, m.ttft, m.inFlight, m.replays, m.spilled, m.resumes)
+		reg.MustRegister(m.requests, m.ttft, m.inFlight, m.replays, m.spilled, m.resumes, m.errors)
 	}
 	return m
 }
@@ -69,6 +74,13 @@ func (m *metrics) ended(model regions.ModelName, known bool, end regions.End) {
 		label = string(model)
 	}
 	m.requests.WithLabelValues(label, end.String()).Inc()
+}
+
+// told counts errors in-band.
+func (m *metrics) told(model regions.ModelName, n int) {
+	if n > 0 {
+		m.errors.WithLabelValues(string(model)).Add(float64(n))
+	}
 }
 
 // resumed counts a stream that lost its pod; err is why it was not resumed.

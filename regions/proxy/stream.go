@@ -181,6 +181,7 @@ func (s *stream) step() {
 	}
 	a := s.x.current
 	a.inBand = a.inBand || h.Sick
+	s.x.proxy.metrics.told(s.x.req.Model, h.Told)
 	s.took = s.took || h.Some
 	s.out, s.cut, s.end = h.Out, h.Cut, h.End
 	if errors.Is(h.End, io.EOF) {

@@ -62,6 +62,8 @@ type Heard struct {
 	Out []byte
 	// Some tells that something whole was heard.
 	Some bool
+	// Told is how many errors the pod told.
+	Told int
 	// Sick tells of an error that is the pod's.
 	Sick bool
 	// Cut is why the pod's answer is over before its time.
@@ -73,6 +75,6 @@ type Heard struct {
 // Then is what was heard with what followed.
 func (h Heard) Then(next Heard) Heard {
 	next.Out = append(h.Out, next.Out...)
-	next.Some, next.Sick = h.Some || next.Some, h.Sick || next.Sick
+	next.Some, next.Sick, next.Told = h.Some || next.Some, h.Sick || next.Sick, h.Told+next.Told
 	return next
 }

@@ -190,6 +190,7 @@ func (c *Calls) messageLocked(h *Heard, frame []byte) {
 // failLocked takes an error that the pod told of a request, in the client's words. The
 // request goes on elsewhere if that helps it and is alone: others may be well.
 func (c *Calls) failLocked(h *Heard, t *turn, told *resume.PodError, words []byte) {
+	h.Told++
 	// What is wrong with a request is said before any of its text.
 	h.Sick = h.Sick || told.Retryable || t.heard
 	alone := !slices.ContainsFunc(c.turns, func(other *turn) bool { return other != t && !other.over })

@@ -68,7 +68,7 @@ func (e *Events) Hear(p []byte) Heard {
 		h.Some = true
 		out, err := e.session.Event(event)
 		if told, ok := errors.AsType[*resume.PodError](err); ok {
-			h.Sick = true
+			h.Sick, h.Told = true, h.Told+1
 			if told.Retryable {
 				h.Cut, e.own = told, out
 				break

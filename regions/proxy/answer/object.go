@@ -59,7 +59,7 @@ func (o *Object) Hear(p []byte) Heard {
 		err := o.gather.Event(event)
 		switch told, ok := errors.AsType[*resume.PodError](err); {
 		case ok:
-			o.told, h.Sick = told, true
+			o.told, h.Sick, h.Told = told, true, 1
 			if h.End = io.EOF; told.Retryable {
 				h.Cut, h.End = told, nil
 			}

@@ -79,10 +79,11 @@ func podError(o object) *PodError {
 			}
 		}
 	}
-	return newPodError(text)
+	return NewPodError(text)
 }
 
-func newPodError(text string) *PodError {
+// NewPodError is the error that a pod tells with a text.
+func NewPodError(text string) *PodError {
 	e := &PodError{Text: text}
 	for _, part := range passing {
 		e.Retryable = e.Retryable || strings.Contains(text, part)

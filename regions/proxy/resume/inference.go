@@ -252,7 +252,7 @@ func (i *Inference) setInput(r *inferencepb.ModelInferRequest, name string, valu
 // *PodError; out is then the pod's response.
 func (i *Inference) Response(r *inferencepb.ModelStreamInferResponse) (out *inferencepb.ModelStreamInferResponse, err error) {
 	if r.GetErrorMessage() != "" {
-		return r, newPodError(r.GetErrorMessage())
+		return r, NewPodError(r.GetErrorMessage())
 	}
 	s, in := i.session, r.GetInferResponse()
 	mark := in.GetParameters()[finalMark].GetBoolParam()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -103,6 +104,42 @@ func TestShutdownPhases(t *testing.T) {
 	}
 	if s := p.Stats("slow"); s.Canceled != 1 || s.InFlight != 0 {
 		t.Errorf("stats: %+v", s)
+	}
+}
+
+// TestShutdownWhileClientsConnect ends all the same: connections that come when gRPC is
+// ending are closed before anything was said on them.
+func TestShutdownWhileClientsConnect(t *testing.T) {
+	for range 10 {
+		p := newPod(t, nil, fast("llama"))
+		addr, over := p.GRPCAddr(), make(chan struct{})
+		var all sync.WaitGroup
+		for range 4 {
+			all.Go(func() {
+				for {
+					select {
+					case <-over:
+						return
+					default:
+					}
+					if c, err := new(net.Dialer).DialContext(t.Context(), "tcp", addr); err == nil {
+						_ = c.Close()
+					}
+				}
+			})
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- p.Shutdown(context.WithoutCancel(t.Context())) }()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(within):
+			t.Fatal("it does not end")
+		}
+		close(over)
+		all.Wait()
 	}
 }
 

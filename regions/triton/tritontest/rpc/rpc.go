@@ -85,7 +85,7 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo,
 
 // Serve serves until Stop or the end of a drain.
 func (s *Server) Serve(ln *socket.Listener) error {
-	err := s.grpc.Serve(ln)
+	err := s.grpc.Serve(multiplexed{ln})
 	if errors.Is(err, grpc.ErrServerStopped) {
 		return nil
 	}
@@ -142,6 +142,19 @@ func codeOf(err *core.Error) codes.Code {
 	}
 }
 
+// multiplexed is a listener whose connections end when they are closed, also those that
+// a server which ends closes before their handshake.
+type multiplexed struct{ *socket.Listener }
+
+// Accept returns the next connection.
+func (m multiplexed) Accept() (net.Conn, error) {
+	c, err := m.Listener.Accept()
+	if tracked, ok := c.(*socket.Conn); ok {
+		tracked.Multiplex()
+	}
+	return c, err
+}
+
 // handshake is no security: it lets the handlers know the connection, and lets
 // none write while the pod hangs, pings' answers included.
 type handshake struct{ server *Server }
@@ -159,7 +172,6 @@ func (h handshake) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo
 	if !ok {
 		return nil, nil, errors.New("connection is not the listener's")
 	}
-	c.Multiplex()
 	return gated{c, h.server}, connInfo{conn: c}, nil
 }
 
