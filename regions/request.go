@@ -94,14 +94,15 @@ const (
 	EndServed     End = iota + 1 // answered in full
 	EndClientGone                // the client left, or sent what can't be served
 	EndPodLost                   // the connection to the pod could not be had or was lost
-	EndPodError                  // the pod answered 5xx
+	EndPodError                  // the pod said that something is wrong with it
 	EndTimeout                   // no byte between two reads for too long
 	EndNotStarted                // released before anything was sent
+	EndFailed                    // the pod answered with an error that may be the request's own
 )
 
 // String is the end's name in logs and metrics.
 func (e End) String() string {
-	names := [...]string{"unknown", "served", "client-gone", "pod-lost", "pod-error", "timeout", "not-started"}
+	names := [...]string{"unknown", "served", "client-gone", "pod-lost", "pod-error", "timeout", "not-started", "failed"}
 	if int(e) < len(names) {
 		return names[e]
 	}

@@ -355,6 +355,44 @@ func TestWhoWouldWaitForTooLongIsToldAtOnce(t *testing.T) {
 
 // TestOverflowHasTwoThresholds: a line is too long above half a second of wait, until
 // it is below a tenth.
+// TestTroubleIsForgotten: how slowly a line moved does not keep out a burst after a calm.
+func TestTroubleIsForgotten(t *testing.T) {
+	for _, c := range []struct {
+		calm    time.Duration
+		refused int
+	}{{20 * time.Second, 24}, {31 * time.Second, 0}} {
+		synctest.Test(t, func(t *testing.T) {
+			d := newDesk(t, 0, nil)
+			for i := range 5 {
+				d.come(fmt.Sprint("old", i), regions.Request{})
+			}
+			for range 5 { // one each 2.4 s, so that the 13th waits for 30 s
+				pass(2400 * time.Millisecond)
+				d.release(1)
+			}
+			d.in.Wait()
+			pass(c.calm)
+			for i := range 40 {
+				d.come(fmt.Sprint("new", i), regions.Request{})
+			}
+			for range 40 { // 4 s in all
+				pass(100 * time.Millisecond)
+				d.release(1)
+			}
+			d.in.Wait()
+			refused := 0
+			for i := range 40 {
+				if d.errs[fmt.Sprint("new", i)] != nil {
+					refused++
+				}
+			}
+			if refused != c.refused {
+				t.Errorf("after %v: refused %d of 40, want %d", c.calm, refused, c.refused)
+			}
+		})
+	}
+}
+
 func TestOverflowHasTwoThresholds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(t, 0, nil)

@@ -128,6 +128,7 @@ func (a *Agent) found(source int, pods []regions.Pod) {
 	a.pool.SetPods(a.opts.Now(), all)
 	a.retellLocked()
 	a.signals.SetPods(all)
+	a.proxy.Keep(all)
 	a.runner.SetPods(all) // last: it tells the others what it finds
 }
 

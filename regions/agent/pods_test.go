@@ -93,6 +93,7 @@ func TestAgentShowsItsPodsMetrics(t *testing.T) {
 			strings.Contains(text, `rhumb_pod_slots{model="llama",pod="eu-west-0",source="reported"} 32`) &&
 			strings.Contains(text, `rhumb_pod_slots{model="llama",pod="eu-west-1",source="assumed"} 8`) &&
 			strings.Contains(text, `rhumb_pod_slots{model="llama",pod="eu-west-2",source="configured"} 8`) &&
+			strings.Contains(text, `pod="eu-west-0",version="1"} 1`) && strings.Contains(text, `pod="eu-west-1",version="1"} 1`) &&
 			strings.Contains(text, `pod="eu-west-2",version="1"} 1`) &&
 			strings.Contains(text, "rhumb_pod_scrape_failures_total 0") && !strings.Contains(text, `rhumb_pod_pending_requests{model="llama",pod="eu-west-1"}`)
 	}, "the agent shows the pod's metrics")

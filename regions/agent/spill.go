@@ -225,12 +225,12 @@ func (s *spiller) done(region regions.ID, m regions.ModelName, now time.Time, ou
 	if s.inFlight[key] -= regions.Slots(1); s.inFlight[key] <= 0 {
 		delete(s.inFlight, key)
 	}
-	switch out.End {
-	case regions.EndPodLost:
+	switch {
+	case out.End == regions.EndPodLost && !out.SawBytes:
+		// An answer that breaks off may be a pod's doing there.
 		s.failed[region] = now
-	case regions.EndNotStarted:
+	case out.End == regions.EndNotStarted:
 		s.full[key] = now
-	default:
 	}
 }
 

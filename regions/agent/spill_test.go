@@ -59,6 +59,7 @@ func TestSpillOverTime(t *testing.T) {
 		from regions.ID // take a place; the region expected, "none" if nobody is
 		end  regions.ID // end the oldest place in that region
 		lost bool       // by losing it
+		part bool       // after a part of the answer
 		m    regions.ModelName
 	}
 	us := func(targets ...regions.SpillTarget) *regions.SpillRow {
@@ -116,6 +117,10 @@ func TestSpillOverTime(t *testing.T) {
 			{at: 4000, from: "eu"},
 			{at: 4001, end: "eu"}, {at: 4002, from: "eu"}, // an end that is no loss changes nothing
 		}},
+		{"an answer that breaks off may be a pod's doing there", nil, []step{
+			{at: 0, row: us(room("eu", 9), room("ap", 9))},
+			{at: 1, from: "eu"}, {at: 1000, end: "eu", lost: true, part: true}, {at: 1001, from: "eu"},
+		}},
 		{"a loss renews the pause", nil, []step{
 			{at: 0, row: us(room("eu", 9), room("ap", 9))},
 			{at: 1, from: "eu"}, {at: 2, from: "eu"},
@@ -151,7 +156,7 @@ func TestSpillOverTime(t *testing.T) {
 					if step.lost {
 						end = regions.EndPodLost
 					}
-					held[step.end][0].Done(now, regions.Outcome{End: end})
+					held[step.end][0].Done(now, regions.Outcome{End: end, SawBytes: step.part})
 					held[step.end] = held[step.end][1:]
 				default:
 					m := step.m

@@ -112,7 +112,7 @@ const leasesAtOnce = 32
 
 // leaseLocked makes a lease of a seat.
 func (p *Pool) leaseLocked(l Lease) *Lease {
-	l.pool, l.spec, l.fingerprint = p, l.seat.pod.spec, l.seat.facts.Fingerprint
+	l.pool, l.spec = p, l.seat.pod.spec
 	if len(p.leases) == 0 {
 		p.leases = make([]Lease, leasesAtOnce)
 	}

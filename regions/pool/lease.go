@@ -9,14 +9,13 @@ import (
 
 // Lease is a pod given to one request.
 type Lease struct {
-	pool        *Pool
-	seat        *seat
-	spec        *regions.Pod
-	fingerprint regions.Fingerprint
-	aside       bool
-	slots       int // of the model on the pod when it was claimed
-	inFlight    int // of the model on the pod then, without this one
-	ahead       int // that the pod said waited inside of it then
+	pool     *Pool
+	seat     *seat
+	spec     *regions.Pod
+	aside    bool
+	slots    int // of the model on the pod when it was claimed
+	inFlight int // of the model on the pod then, without this one
+	ahead    int // that the pod said waited inside of it then
 
 	more  int  // slots beside the first; guarded by the pool's lock
 	began bool // guarded by the pool's lock
@@ -27,9 +26,13 @@ type Lease struct {
 // not be changed.
 func (l *Lease) Pod() regions.Pod { return *l.spec }
 
-// Fingerprint tells which load of the model the pod had when it was claimed; the
-// zero value if that is not known.
-func (l *Lease) Fingerprint() regions.Fingerprint { return l.fingerprint }
+// Fingerprint tells which load of the model the pod has, the zero value while that is
+// not known. It is the one that answers as long as the pod does.
+func (l *Lease) Fingerprint() regions.Fingerprint {
+	l.pool.mu.Lock()
+	defer l.pool.mu.Unlock()
+	return l.seat.facts.Fingerprint
+}
 
 // Began takes in that the first byte of the answer is there, ttft after the
 // claim. Without it the pool learns that with [Lease.Done], which for a long
@@ -124,6 +127,17 @@ func (l *Lease) Done(now time.Time, out regions.Outcome) {
 	}
 }
 
+// Blame says that an end of [regions.EndFailed] was the pod's doing: another pod has
+// served the same request.
+func (l *Lease) Blame(now time.Time) {
+	p, s := l.pool, l.seat
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.failed++
+	s.step(now, outlier.Failed, &p.options)
+	p.judgeLocked(now, s)
+}
+
 // release reports false if the lease was released before.
 func (l *Lease) release(now time.Time, out regions.Outcome) bool {
 	p, s := l.pool, l.seat
@@ -167,8 +181,8 @@ func (l *Lease) settle(now time.Time, out regions.Outcome) {
 		s.step(now, outlier.Failed, &l.pool.options)
 		l.pool.judgeLocked(now, s)
 		return
-	case regions.EndClientGone, regions.EndNotStarted:
-		// The client's doing, or nobody's: it says nothing of the pod.
+	case regions.EndClientGone, regions.EndNotStarted, regions.EndFailed:
+		// The client's doing, or nobody's, or not known: it says nothing of the pod.
 	}
 	if !l.began {
 		s.record.Dropped()

@@ -109,6 +109,13 @@ type PodInfo struct {
 	Failed   uint64 // requests that ended by the pod's doing
 }
 
+// Lists reports whether some pod is said to have a model, in whatever state.
+func (p *Pool) Lists(name regions.ModelName) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.models[name] != nil
+}
+
 // Takes reports whether any pod takes requests for a model, busy or not.
 func (p *Pool) Takes(name regions.ModelName) bool {
 	p.mu.Lock()

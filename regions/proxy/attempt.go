@@ -37,7 +37,7 @@ type attempt struct {
 	first    atomic.Int64 // nanoseconds to the first byte, plus one; 0: none yet
 
 	// body is what is sent. repeatable says that it may be sent again although it may have
-	// begun to run, and paid that the budget for it was had. events are what the answer is in.
+	// begun to run, and paid that the budget for it was had. events, that the answer comes in parts.
 	sent         payload
 	repeatable   bool
 	paid, events atomic.Bool
@@ -45,10 +45,13 @@ type attempt struct {
 	res     *http.Response // the pod's, which has its trailers at its end
 	own     *http.Response // a call's as the client gets it
 	status  int
-	body    io.ReadCloser // of the answer
-	bodyErr error         // how the answer's body ended; io.EOF is well
-	told    answer.Told   // of a stream of calls that nobody follows
-	inBand  bool          // it told of an error of the pod's
+	body    io.ReadCloser       // of the answer
+	bodyErr error               // how the answer's body ended; io.EOF is well
+	told    answer.Told         // of a stream of calls that nobody follows
+	print   regions.Fingerprint // of the load that answers, as far as is known
+	inBand  bool                // it told of an error of the pod's
+	erred   bool                // it told of one that may be the request's own
+	full    bool                // it told that the pod has no room
 	settled bool
 }
 
@@ -106,7 +109,7 @@ func (a *attempt) send(out *http.Request) (*http.Response, error) {
 		a.x.prompt = a.x.stream.calls.Size()
 	}
 	// A question for metadata is answered by a pod that generates nothing, too.
-	if !a.podError() && !a.x.req.Aside {
+	if a.verdict() == regions.EndServed && !a.x.req.Aside {
 		a.sight(regions.SawServed, a.ttft())
 		if a.place.began != nil && !a.x.req.Aside {
 			a.place.began(a.x.proxy.opts.Now(), a.ttft(), a.x.prompt)
@@ -261,10 +264,22 @@ func (a *attempt) nothingWritten() bool {
 	return !a.linked || a.conn != nil && a.conn.Wrote() == a.wrote
 }
 
-// podError reports that the pod answered that something is wrong with itself.
-// Not so 501: that is Triton's answer to the wrong kind of request for a model.
-func (a *attempt) podError() bool {
-	return a.inBand || a.status >= http.StatusInternalServerError && a.status != http.StatusNotImplemented
+// verdict is how an answer counts that the pod has given in full. 500 is Triton's answer
+// to much that is wrong with a request, too, and 501 to the wrong kind of request for a
+// model.
+func (a *attempt) verdict() regions.End {
+	switch {
+	case a.inBand:
+		return regions.EndPodError
+	case a.full:
+		return regions.EndNotStarted
+	case a.erred || a.status == http.StatusInternalServerError:
+		return regions.EndFailed
+	case a.status > http.StatusNotImplemented:
+		return regions.EndPodError
+	default:
+		return regions.EndServed
+	}
 }
 
 // soon is how quickly a pod that takes no more work closes a fresh connection:
@@ -283,15 +298,14 @@ func (a *attempt) failed(err error) (regions.End, error) {
 		return regions.EndTimeout, errTotal
 	case a.x.cause() != nil:
 		return regions.EndClientGone, a.x.cause()
-	case errors.Is(err, errSwitched):
+	case errors.Is(err, errSwitched), errors.As(err, new(*resume.PodError)):
 		return regions.EndPodError, &lostError{a.place, err}
 	case errors.Is(err, errDraining):
 		a.sight(regions.SawClosed, took)
 		return regions.EndNotStarted, &lostError{a.place, err}
-	case errors.Is(err, errNoRoom), errors.Is(err, errBusy), errors.Is(err, link.ErrNotBegun):
+	case errors.Is(err, errNoRoom), errors.Is(err, link.ErrNotBegun):
 		return regions.EndNotStarted, &lostError{a.place, err}
-	case errors.Is(err, errSilent):
-		a.sight(regions.SawTimeout, took)
+	case errors.Is(err, errSilent): // no sight: some requests are slow
 		return regions.EndTimeout, &lostError{a.place, err}
 	case errors.Is(err, vigil.ErrAbandoned): // its probes know
 	case !a.linked && link.Scarce(err):
@@ -312,12 +326,11 @@ func (a *attempt) failed(err error) (regions.End, error) {
 // ended classes the end of an attempt whose answer had begun.
 func (a *attempt) ended() regions.End {
 	switch {
-	case errors.Is(a.bodyErr, io.EOF) && a.podError():
-		return regions.EndPodError
 	case errors.Is(a.bodyErr, io.EOF):
-		return regions.EndServed
+		return a.verdict()
+	case errors.Is(a.bodyErr, errStalled) && a.x.duplex() && !a.x.followed():
+		return regions.EndClientGone // it may be the client's turn
 	case errors.Is(a.bodyErr, errStalled):
-		a.sight(regions.SawTimeout, a.x.proxy.opts.Now().Sub(a.begun))
 		return regions.EndTimeout
 	case errors.Is(a.bodyErr, vigil.ErrAbandoned):
 		return regions.EndPodLost

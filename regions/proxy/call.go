@@ -5,7 +5,6 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/rhumb-lb/rhumb/regions"
@@ -14,14 +13,14 @@ import (
 )
 
 // vetCall looks at an answer without a message, which is a status alone. A pod that
-// shuts down, or whose queue is full, has begun nothing.
+// shuts down has begun nothing.
 func (a *attempt) vetCall(res *http.Response) error {
 	code, ok := rpc.Answered(res.Header)
 	if !ok || a.place.pod == "" {
 		return nil
 	}
-	a.inBand = podCode(code)
-	said := res.Header.Get("Grpc-Message")
+	said := res.Header.Get(rpc.MessageHeader)
+	a.status, a.full = codeStatus(code), isBusy(said)
 	switch {
 	case code != rpc.Unavailable:
 		return nil
@@ -30,10 +29,6 @@ func (a *attempt) vetCall(res *http.Response) error {
 	case strings.Contains(said, "shutting down"):
 		a.sight(regions.SawClosed, a.x.proxy.opts.Now().Sub(a.begun))
 		return nil
-	case !a.resendable():
-		return nil
-	case slices.ContainsFunc(busyWords[:], func(w string) bool { return strings.Contains(said, w) }):
-		return errBusy
 	default:
 		return nil
 	}
@@ -45,7 +40,7 @@ func (a *attempt) callEnded(err error) error {
 	x := a.x
 	if errors.Is(err, io.EOF) {
 		if code, ok := rpc.Answered(a.res.Trailer); ok {
-			a.inBand = a.inBand || podCode(code)
+			a.status = codeStatus(code)
 			a.own.Trailer = a.callTrailer(nil)
 		}
 		return err
@@ -69,6 +64,7 @@ func (a *attempt) hear(p []byte) {
 	x.proxy.metrics.told(x.req.Model, len(told))
 	for _, e := range told {
 		a.inBand = a.inBand || e.Retryable
+		a.erred = true
 	}
 }
 
@@ -101,5 +97,14 @@ func (a *attempt) callTrailer(lost error) http.Header {
 	}
 }
 
-// podCode reports that a call's status says that something is wrong with the pod.
-func podCode(code rpc.Code) bool { return code == rpc.Unavailable || code == rpc.Internal }
+// codeStatus is the HTTP status that counts like a call's.
+func codeStatus(code rpc.Code) int {
+	switch code {
+	case rpc.Unavailable:
+		return http.StatusServiceUnavailable
+	case rpc.Internal:
+		return http.StatusInternalServerError
+	default:
+		return http.StatusOK
+	}
+}

@@ -32,7 +32,9 @@ type exchange struct {
 	resumed int           // how often its stream went on elsewhere
 	again   regions.PodID // lost on a kept connection: perhaps only the connection was
 	current *attempt
-	stream  *stream // the answer as events, nil if it is none
+	next    place               // where the next attempt goes, if that is known
+	doubted func(now time.Time) // blames the pod whose error may be the request's own
+	stream  *stream             // the answer in parts, nil if it is none
 	end     regions.End
 }
 
@@ -65,14 +67,19 @@ func (x *exchange) launch(body payload) (*http.Response, error) {
 		if err == nil && x.stream != nil && x.stream.takes(res) {
 			res, err = x.stream.open(res)
 		}
-		if err == nil && !x.busy(a, res) {
-			return res, nil
-		}
-		if err == nil {
+		switch {
+		case err == nil && x.busy(a, res):
 			_ = res.Body.Close()
 			a.settle(regions.EndNotStarted)
 			x.avoid(a)
 			continue
+		case err == nil && x.doubtful(a):
+			_ = res.Body.Close()
+			a.settle(regions.EndFailed)
+			continue
+		case err == nil:
+			x.clear(a)
+			return res, nil
 		}
 		end, err := a.failed(err)
 		a.settle(end)
@@ -87,6 +94,12 @@ func (x *exchange) launch(body payload) (*http.Response, error) {
 // owed reports that a pod has something to say, rather than the client.
 func (x *exchange) owed() bool {
 	return x.stream == nil || x.stream.calls == nil || x.stream.calls.Owed()
+}
+
+// followed reports that it is known what the pod has to say, of a request that goes on
+// while it is answered.
+func (x *exchange) followed() bool {
+	return x.stream != nil && x.stream.calls != nil && x.stream.calls.Whole()
 }
 
 // avoid takes the attempt's pod out of the next choice.
@@ -132,7 +145,7 @@ func (x *exchange) finish() {
 		}
 	}
 	x.proxy.retries.end(x)
-	x.proxy.metrics.ended(x.req.Model, x.known, x.end)
+	x.proxy.metrics.ended(x.req.Model, x.known || x.proxy.opts.Pool.Lists(x.req.Model), x.end)
 	x.w.Extend() // what is still buffered goes out after this
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/rhumb-lb/rhumb/regions/pool"
 	"github.com/rhumb-lb/rhumb/regions/proxy/client"
 	"github.com/rhumb-lb/rhumb/regions/proxy/link"
+	"github.com/rhumb-lb/rhumb/regions/proxy/resume"
 	"github.com/rhumb-lb/rhumb/regions/shape"
 )
 
@@ -28,10 +29,10 @@ var (
 	errStalled      = errors.New("no byte from the pod for too long")
 	errTotal        = errors.New("the request took too long")
 	errNoConnection = errors.New("could not connect in time")
-	errBusy         = errors.New("the pod's queue is full")
 	errDraining     = errors.New("the pod shuts down")
 	errNoRoom       = errors.New("the region has no room")
 	errDeadline     = errors.New("the client's time is over")
+	errNotJSON      = errors.New("the request body is not JSON")
 	errClientGone   = errors.New("the client left")
 	errOwnTrouble   = errors.New("the gateway can't open connections")
 	errSwitched     = errors.New("answered with a switch of protocols that nobody asked for")
@@ -108,7 +109,10 @@ func faultOf(err error) fault {
 	}
 	var refused *refusedError
 	var waited *waitedError
+	var told *resume.PodError
 	switch {
+	case errors.As(err, &told):
+		return fault{status: told.Status(), reason: "pod-error", text: told.Text, retry: retryAfter()}
 	case errors.As(err, &refused) && refused.refusal == pool.UnknownModel:
 		return fault{status: http.StatusNotFound, reason: "unknown-model", text: refused.Error()}
 	case errors.As(err, &refused):
@@ -121,10 +125,12 @@ func faultOf(err error) fault {
 		return fault{status: http.StatusServiceUnavailable, reason: "no-connections", text: "the gateway is out of connections, try again", retry: retryAfter(), fresh: true}
 	case errors.Is(err, errNoConnection):
 		return fault{status: http.StatusServiceUnavailable, reason: "connect-timeout", text: "no pod could be connected to in time, try again", retry: retryAfter()}
-	case errors.Is(err, errBusy), errors.Is(err, errDraining), errors.Is(err, link.ErrNotBegun):
+	case errors.Is(err, errDraining), errors.Is(err, link.ErrNotBegun):
 		return fault{status: http.StatusServiceUnavailable, reason: "no-pod", text: "no pod could take the request, try again", retry: retryAfter(), fresh: true}
 	case errors.Is(err, errTotal):
 		return fault{status: http.StatusGatewayTimeout, reason: "total-timeout", text: "the request took too long"}
+	case errors.Is(err, errStalled):
+		return fault{status: http.StatusGatewayTimeout, reason: "token-timeout", text: "no token from the pod for too long; the request may have run"}
 	case errors.Is(err, errSilent):
 		return fault{status: http.StatusGatewayTimeout, reason: "first-byte-timeout", text: "the pod did not answer in time"}
 	default:
@@ -138,6 +144,8 @@ func clientFault(err error) (fault, bool) {
 	var field *fieldError
 	var bad peek.BodyError
 	switch {
+	case errors.Is(err, errNotJSON):
+		f.status, f.reason, f.text, f.hangUp = http.StatusBadRequest, "bad-body", errNotJSON.Error(), false
 	case errors.As(err, &bad):
 		f.status, f.reason, f.text = http.StatusBadRequest, "bad-body", bad.Error()
 	case errors.Is(err, errDeadline):

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"mime"
 	"net/http"
 	"net/http/httputil"
@@ -66,15 +67,8 @@ func (x *exchange) rewrite(pr *httputil.ProxyRequest) {
 	if pr.In.TLS != nil {
 		proto = "https"
 	}
-	h.Set("X-Forwarded-Proto", orElse(pr.In.Header.Get("X-Forwarded-Proto"), proto))
-	h.Set("X-Forwarded-Host", orElse(pr.In.Header.Get("X-Forwarded-Host"), pr.In.Host))
-}
-
-func orElse(s, fallback string) string {
-	if s == "" {
-		return fallback
-	}
-	return s
+	h.Set("X-Forwarded-Proto", cmp.Or(pr.In.Header.Get("X-Forwarded-Proto"), proto))
+	h.Set("X-Forwarded-Host", cmp.Or(pr.In.Header.Get("X-Forwarded-Host"), pr.In.Host))
 }
 
 // answer vets the head of an answer and puts Rhumb's fields to it.

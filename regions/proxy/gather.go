@@ -67,8 +67,8 @@ func (s *stream) gathered(res *http.Response) (*http.Response, error) {
 	}
 	status, body := s.object.Result()
 	res = inOne(res, status, body)
-	if s.resumes > 0 {
-		res.Header.Set(ResumedHeader, strconv.Itoa(s.resumes))
+	if n := s.resumed(); n > 0 {
+		res.Header.Set(ResumedHeader, strconv.Itoa(n))
 	}
 	return res, nil
 }

@@ -66,8 +66,7 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 	return m
 }
 
-// ended counts a request. A model counts by name once a pod or region was had
-// for it, or it is known to have none.
+// ended counts a request. A model counts by name if somebody has it, here or there.
 func (m *metrics) ended(model regions.ModelName, known bool, end regions.End) {
 	label := otherModel
 	if known {

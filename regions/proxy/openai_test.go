@@ -146,3 +146,25 @@ func TestCompletionsGoOn(t *testing.T) {
 	}
 	g.ended(regions.EndServed, 2*streams+1)
 }
+
+// TestSeveralChoices: one of them ends, and the pod is lost. Only the pod's own mark says
+// that all are whole.
+func TestSeveralChoices(t *testing.T) {
+	say := func(i int, text, finish string) string {
+		return fmt.Sprintf(`data: {"id":"c","choices":[{"index":%d,"text":%q,"finish_reason":%s}]}`+"\n\n", i, text, finish)
+	}
+	var asked atomic.Int32
+	pod := eventsPod(t, &asked, func(int32) ([]string, bool) {
+		return []string{say(0, " a", "null"), say(1, " b", "null"), say(0, " a", `"stop"`), say(1, " b", "null")}, true
+	})
+	for _, tune := range []func(*proxy.Options){nil, resuming(t)} {
+		g := newRig(t, tune, pod)
+		g.learn(1)
+		for _, body := range []string{`{"prompt":"x","n":2,"stream":true,"max_tokens":99}`, `{"prompt":["x","y"],"stream":true,"max_tokens":99}`, `{"prompt":"x","strange":2,"stream":true}`} {
+			_, text, err := g.post("/v1/completions", body)
+			if err != nil || strings.Contains(text, "[DONE]") || !strings.Contains(text, `"code":"stream_interrupted"`) {
+				t.Errorf("%s: %v, %s", body, err, text)
+			}
+		}
+	}
+}

@@ -76,7 +76,7 @@ func TestSpillSharesAConnection(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		if string(body) == "connect" {
+		if string(body) == `"connect"` {
 			return
 		}
 		_, _ = fmt.Fprintf(w, "%s begins\n", body)
@@ -95,7 +95,7 @@ func TestSpillSharesAConnection(t *testing.T) {
 	})
 	g := newRig(t, with(&elsewhere{urls: []string{there.URL}}))
 	// Requests that come before the first connection is there would open others.
-	if _, _, err := g.post("/v2/models/llama/generate", "connect"); err != nil {
+	if _, _, err := g.post("/v2/models/llama/generate", `"connect"`); err != nil {
 		t.Fatal(err)
 	}
 	var asked sync.WaitGroup

@@ -46,13 +46,16 @@ type place struct {
 	scheme, host string
 	pod          regions.PodID // empty for a region
 	region       regions.ID    // empty for a pod
-	print        regions.Fingerprint
+	// print tells which load of the model is there, as far as is known; nil for a region.
+	print func() regions.Fingerprint
 	// began tells of the first byte of an answer; nil for a region.
 	began func(now time.Time, ttft time.Duration, prompt int)
 	done  func(now time.Time, out regions.Outcome)
 	// more takes one more slot of the pod, and less gives one back; nil for a region.
 	more func(now time.Time) bool
 	less func()
+	// blame says that an error was the pod's doing; nil for a region.
+	blame func(now time.Time)
 }
 
 // name is the place's name in logs and errors.
@@ -77,6 +80,10 @@ type search struct {
 // choose finds a pod, or failing that a place in another region, waiting for one in
 // the line if need be.
 func (x *exchange) choose() (place, error) {
+	if to := x.next; to.done != nil {
+		x.next = place{}
+		return to, nil
+	}
 	s := &search{x: x, begun: x.proxy.opts.Now()}
 	if x.req.Aside {
 		s.try(s.begun, admit.Line{})
@@ -153,10 +160,23 @@ func (s *search) claim(now time.Time) pool.Refusal {
 	pod := lease.Pod()
 	s.found = place{
 		scheme: "http", host: pod.At(x.req.Frontend).String(), pod: pod.ID,
-		print: lease.Fingerprint(), began: lease.Began, done: lease.Done,
-		more: lease.More, less: lease.Less,
+		print: lease.Fingerprint, began: lease.Began, done: lease.Done,
+		more: lease.More, less: lease.Less, blame: lease.Blame,
 	}
 	return refusal
+}
+
+// another finds a pod at once that has not failed the request yet, for its next attempt.
+func (x *exchange) another(failed regions.PodID) bool {
+	tried := x.req.Tried
+	x.req.Tried = append(slices.Clip(tried), failed)
+	s := &search{x: x, begun: x.proxy.opts.Now()}
+	if s.claim(s.begun) != pool.Claimed {
+		x.req.Tried = tried
+		return false
+	}
+	x.next = s.found
+	return true
 }
 
 // spillable reports that the request may go to another region: one hop at most, if no

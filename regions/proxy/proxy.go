@@ -1,5 +1,5 @@
-// Package proxy sends clients' requests to Triton pods over HTTP/1.1, and to the
-// gateways of other regions over HTTP/2, and streams the answers back, event by
+// Package proxy sends clients' requests to Triton pods over HTTP/1.1 or as gRPC, and to
+// the gateways of other regions over HTTP/2, and streams the answers back, event by
 // event.
 //
 // It is the standard library's reverse proxy around a round trip of our own:
@@ -15,7 +15,9 @@ package proxy
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httputil"
 	"sync"
@@ -176,6 +178,17 @@ func (p *Proxy) PodOut(pod regions.PodID, model regions.ModelName, out bool) {
 	}
 }
 
+// Keep forgets pods that are out and not among those that there are.
+func (p *Proxy) Keep(pods []regions.Pod) {
+	there := map[regions.PodID]bool{}
+	for _, pod := range pods {
+		there[pod.ID] = true
+	}
+	p.flights.mu.Lock()
+	defer p.flights.mu.Unlock()
+	maps.DeleteFunc(p.flights.out, func(s seat, _ bool) bool { return !there[s.pod] })
+}
+
 // bounded is a context that ends when the request has taken too long, for us or for its
 // client.
 func (x *exchange) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -197,10 +210,15 @@ func (x *exchange) readBody() (*client.Body, error) {
 	}
 	l := x.limits
 	body, err := client.Read(x.in, x.w.Control(), client.Limits{Size: l.Body, Buffer: l.Buffer, Stall: l.BodyStall})
-	if err == nil && body.Whole() {
-		x.prompt = len(body.Bytes())
+	if err != nil || !body.Whole() {
+		return body, err
 	}
-	return body, err
+	x.prompt = len(body.Bytes())
+	if x.generates() && !json.Valid(body.Bytes()) {
+		// Triton answers with 500, like to what is wrong with itself.
+		return body, errNotJSON
+	}
+	return body, nil
 }
 
 // silent takes what the library would log: the exchange reports the same, with

@@ -19,6 +19,7 @@ import (
 // asked of another one, if the words say so and the request is still here; one that shuts
 // down is seen to. Other words may come after the model ran.
 func TestCallsThatPodsRefuse(t *testing.T) {
+	const full = "[request id: 1] Exceeds maximum queue size"
 	const going = "GRPC server is shutting down and has stopped accepting new requests."
 	for _, c := range []struct {
 		name, code, words string
@@ -27,7 +28,8 @@ func TestCallsThatPodsRefuse(t *testing.T) {
 		sight             string // of each pod that was asked, as they are all alike
 	}{
 		{"infer, shutting down", "14", going, false, false, 2, "closed"},
-		{"infer, queue full", "14", "[request id: 1] Exceeds maximum queue size", false, false, 2, ""},
+		{"infer, queue full", "14", full, false, false, 1, ""}, // it may be an ensemble's second step
+		{"text, queue full", "14", full, true, true, 2, ""},
 		{"infer, other words", "14", "the backend is not well", false, false, 1, ""},
 		{"infer, other code", "13", going, false, false, 1, ""},
 		{"text, shutting down", "14", going, true, true, 2, "closed"},
@@ -84,7 +86,11 @@ func TestCallsThatPodsRefuse(t *testing.T) {
 				}
 			}
 			if c.calls == 1 {
-				g.ended(regions.EndPodError, 1)
+				end := map[string]regions.End{"13": regions.EndFailed, "14": regions.EndPodError}[c.code]
+				if c.words == full {
+					end = regions.EndNotStarted
+				}
+				g.ended(end, 1)
 			}
 		})
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/proxy/budget"
 	"github.com/rhumb-lb/rhumb/regions/proxy/link"
+	"github.com/rhumb-lb/rhumb/regions/proxy/resume"
 )
 
 // retries reports that a request is to be tried elsewhere after an attempt that ended
@@ -30,8 +31,9 @@ func (x *exchange) retries(a *attempt, end regions.End, err error) bool {
 		return a.resendable() && x.miss() && x.count()
 	case errors.Is(err, errDraining):
 		return x.miss() && x.count()
-	case errors.Is(err, errBusy):
-		return x.miss() && x.proxy.retries.error(x.req.Model, now) && x.count()
+	case errors.As(err, new(*resume.PodError)):
+		// Its first word, so that nothing was made.
+		return a.repeatable && !x.shown(a) && x.miss() && x.proxy.retries.error(x.req.Model, now) && x.count()
 	case end != regions.EndPodLost:
 		return false
 	case a.nothingWritten():
@@ -44,6 +46,24 @@ func (x *exchange) retries(a *attempt, end regions.End, err error) bool {
 	return (a.paid.Load() || x.proxy.retries.death(x.req.Model, now)) && x.count()
 }
 
+// doubtful reports that an error may be the pod's or the request's own, and that
+// another pod is asked, which tells: one that is there at once, and only once.
+func (x *exchange) doubtful(a *attempt) bool {
+	if a.place.pod == "" || a.status != http.StatusInternalServerError || !a.repeatable || x.req.Frontend == regions.GRPC || x.doubted != nil ||
+		!x.proxy.retries.error(x.req.Model, x.proxy.opts.Now()) || !x.another(a.place.pod) {
+		return false
+	}
+	x.doubted = a.place.blame
+	return x.count()
+}
+
+// clear ends the doubt once there is an answer.
+func (x *exchange) clear(a *attempt) {
+	if x.doubted != nil && a.verdict() == regions.EndServed {
+		x.doubted(x.proxy.opts.Now())
+	}
+}
+
 // resendable reports that what was sent can be sent again.
 func (a *attempt) resendable() bool { return a.sent.Whole() || a.x.body.Intact() }
 
@@ -54,19 +74,20 @@ const maxBusy = 4 << 10
 // is full, or the request has been in it for too long.
 var busyWords = [...]string{"Exceeds maximum queue size", "Request timeout expired"}
 
+// isBusy reports that a pod says so.
+func isBusy(said string) bool {
+	return slices.ContainsFunc(busyWords[:], func(w string) bool { return strings.Contains(said, w) })
+}
+
 // busy reports that a pod refused a request before it began, and that another is to be
 // asked. Of an ensemble some part may have run, which harms only what is not generation.
 func (x *exchange) busy(a *attempt, res *http.Response) bool {
-	if a.place.pod == "" || res.StatusCode != http.StatusServiceUnavailable || !a.repeatable {
-		return false
+	if a.place.pod != "" && res.StatusCode == http.StatusServiceUnavailable {
+		text, err := io.ReadAll(io.LimitReader(res.Body, maxBusy))
+		a.full = err == nil && isBusy(string(text))
+		res.Body = &gatheredBody{io.MultiReader(bytes.NewReader(text), res.Body), res.Body}
 	}
-	text, err := io.ReadAll(io.LimitReader(res.Body, maxBusy))
-	if err == nil && slices.ContainsFunc(busyWords[:], func(w string) bool { return strings.Contains(string(text), w) }) &&
-		x.miss() && x.proxy.retries.error(x.req.Model, x.proxy.opts.Now()) {
-		return x.count()
-	}
-	res.Body = &gatheredBody{io.MultiReader(bytes.NewReader(text), res.Body), res.Body}
-	return false
+	return a.full && a.repeatable && x.miss() && x.proxy.retries.error(x.req.Model, x.proxy.opts.Now()) && x.count()
 }
 
 // shown reports that the client may have got something of an attempt's answer.

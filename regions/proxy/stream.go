@@ -96,7 +96,8 @@ func (s *stream) takes(res *http.Response) bool {
 }
 
 // open takes a pod's answer over, waits for its first part and gives the answer for
-// the client. It is an error if the pod's answer ends before.
+// the client. It is an error if the pod's answer ends before. Comments before the first
+// part are for nobody.
 func (s *stream) open(res *http.Response) (*http.Response, error) {
 	s.x.current.events.Store(true)
 	s.from, s.cut = res.Body, nil
@@ -106,13 +107,17 @@ func (s *stream) open(res *http.Response) (*http.Response, error) {
 	for s.took = false; !s.took && s.end == nil && s.cut == nil; {
 		s.step()
 	}
-	if !s.took && s.cut != nil {
+	if !s.took && s.cut != nil && !s.tellable() {
 		return nil, s.cut
 	}
 	s.begun.Store(true)
 	// A copy, lest the transport put the pod's trailers over ours.
 	own := *res
 	own.Body, own.Trailer = s, nil
+	if own.ContentLength >= 0 { // of the pod's events, not of the client's
+		own.Header, own.ContentLength = res.Header.Clone(), -1
+		own.Header.Del("Content-Length")
+	}
 	if s.own == nil {
 		s.own = &own
 		if s.calls == nil { // calls have trailers without announcing them
@@ -126,6 +131,14 @@ func (s *stream) open(res *http.Response) (*http.Response, error) {
 		}
 	}
 	return &own, nil
+}
+
+// tellable reports that an answer which begins with the end is one all the same: it goes
+// on elsewhere from there, or it is not to be asked for again, so that the client gets
+// what the pod says.
+func (s *stream) tellable() bool {
+	_, told := errors.AsType[*resume.PodError](s.cut)
+	return told && (s.resumable.Load() || !s.x.current.repeatable)
 }
 
 // Read gives what comes next for the client.
@@ -160,9 +173,20 @@ func (s *stream) trail() {
 	if _, announced := s.own.Trailer[ResumedHeader]; !announced && s.calls == nil {
 		return
 	}
-	if s.resumes > 0 {
-		s.own.Trailer.Set(ResumedHeader, strconv.Itoa(s.resumes))
+	if n := s.resumed(); n > 0 {
+		s.own.Trailer.Set(ResumedHeader, strconv.Itoa(n))
 	}
+}
+
+// resumed is how often the answer went on at another pod, here and in the region that
+// gave it.
+func (s *stream) resumed() int {
+	a := s.x.current
+	if a.place.pod != "" {
+		return s.resumes
+	}
+	there, _ := strconv.Atoi(a.res.Trailer.Get(ResumedHeader))
+	return s.resumes + max(0, there)
 }
 
 // Close stops the present pod's answer.
@@ -180,14 +204,17 @@ func (s *stream) step() {
 		h.Cut = err
 	}
 	a := s.x.current
-	a.inBand = a.inBand || h.Sick
+	a.inBand, a.erred = a.inBand || h.Sick, a.erred || h.Told > 0
 	s.x.proxy.metrics.told(s.x.req.Model, h.Told)
 	s.took = s.took || h.Some
 	s.out, s.cut, s.end = h.Out, h.Cut, h.End
 	if errors.Is(h.End, io.EOF) {
 		a.bodyErr = io.EOF // though the pod may not know
 	}
-	s.resumable.Store(!s.x.route.NoResume && s.Refusal() == "" && a.place.print != (regions.Fingerprint{}))
+	if a.print == (regions.Fingerprint{}) && a.place.print != nil && n > 0 {
+		a.print = a.place.print()
+	}
+	s.resumable.Store(!s.x.route.NoResume && s.Refusal() == "" && a.print != (regions.Fingerprint{}))
 }
 
 // goOn sees to a stream whose pod is lost: another pod goes on, or the client is told
@@ -242,7 +269,7 @@ func (s *stream) rest(lost *attempt) ([]byte, error) {
 	switch end := s.x.end; {
 	case s.x.route.NoResume, end != regions.EndPodLost && end != regions.EndPodError:
 		return nil, errNoResume
-	case lost.place.print == (regions.Fingerprint{}) && s.x.req.Same == (regions.Fingerprint{}):
+	case lost.print == (regions.Fingerprint{}) && s.x.req.Same == (regions.Fingerprint{}):
 		return nil, errNoFingerprint
 	default:
 		out, err := s.Continue(s.x.proxy.opts.Now())
@@ -264,7 +291,7 @@ func (s *stream) rest(lost *attempt) ([]byte, error) {
 func (s *stream) carryOn(lost *attempt) error {
 	x := s.x
 	if x.req.Same == (regions.Fingerprint{}) {
-		x.req.Same = lost.place.print
+		x.req.Same = lost.print
 	}
 	x.avoid(lost)
 	x.resumed++
@@ -278,11 +305,7 @@ func (s *stream) carryOn(lost *attempt) error {
 	}
 	if now := x.current; !now.events.Load() {
 		_ = res.Body.Close()
-		end := regions.EndServed
-		if now.podError() {
-			end = regions.EndPodError
-		}
-		now.settle(end)
+		now.settle(now.verdict())
 		return fmt.Errorf("%s: status %d where the rest of a stream was asked for", now.place.name(), now.status)
 	}
 	s.resumes = x.resumed
@@ -318,6 +341,12 @@ const (
 	generatePath       = "/generate"
 	generateStreamPath = "/generate_stream"
 )
+
+// generates reports that the request is one of these two.
+func (x *exchange) generates() bool {
+	path := x.in.URL.Path
+	return x.req.Replayable && (strings.HasSuffix(path, generatePath) || strings.HasSuffix(path, generateStreamPath))
+}
 
 // unary reports that the request asks for text in one piece.
 func (x *exchange) unary() bool {

@@ -14,7 +14,7 @@ import (
 // a model of which nothing is known.
 func TestErrorsInAStreamOfCalls(t *testing.T) {
 	for _, known := range []bool{false, true} {
-		for name, want := range map[string]regions.End{"the request's": regions.EndServed, "the pod's": regions.EndPodError} {
+		for name, want := range map[string]regions.End{"the request's": regions.EndFailed, "the pod's": regions.EndPodError} {
 			t.Run(fmt.Sprintf("%s, known %v", name, known), func(t *testing.T) {
 				pods, addrs := callPods(t, 1)
 				var tune func(*proxy.Options)
@@ -24,7 +24,7 @@ func TestErrorsInAStreamOfCalls(t *testing.T) {
 				g := newRig(t, tune, addrs...)
 				c := g.converse(t)
 				r := asking("bad", "hi", 3)
-				if want == regions.EndServed {
+				if want == regions.EndFailed {
 					r.Inputs = r.Inputs[1:] // without the text
 				} else {
 					pods[0].Zombie("llama", tritontest.Failing)

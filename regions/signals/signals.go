@@ -111,7 +111,8 @@ func (s *Signals) SetPods(pods []regions.Pod) {
 }
 
 // Changed takes in a pod's state for a model: one that begins to take requests is
-// asked which load of the model it has.
+// asked which load of the model it has. That of before is forgotten at once when it
+// stops, since it may come back with another.
 func (s *Signals) Changed(pod regions.PodID, model regions.ModelName, to regions.PodState) {
 	w := s.find(pod)
 	if w == nil {
@@ -123,11 +124,18 @@ func (s *Signals) Changed(pod regions.PodID, model regions.ModelName, to regions
 	if m == nil {
 		return
 	}
-	if to.Takes() && !m.taking {
-		m.marked = time.Time{}
-		wake(w.wake)
+	takes := to.Takes()
+	if takes == m.taking {
+		return
 	}
-	m.taking = to.Takes()
+	m.taking, m.marked = takes, time.Time{}
+	switch {
+	case takes:
+		wake(w.wake)
+	case m.print != (regions.Fingerprint{}):
+		m.last, m.print = m.print, regions.Fingerprint{}
+		s.tellLocked(w, model, m, s.options.Now())
+	}
 }
 
 // Heard takes in a load report that came beside an answer of a pod; see

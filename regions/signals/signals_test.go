@@ -31,6 +31,7 @@ type world struct {
 	pages    map[string]string
 	hangs    map[string]bool
 	marks    map[string]regions.Fingerprint
+	slow     time.Duration // what a fingerprint takes
 	scrapes  map[string][]time.Duration
 	asked    map[string]int // for fingerprints
 	running  int
@@ -75,13 +76,15 @@ func (w *world) Metrics(ctx context.Context, at netip.AddrPort) (triton.Metrics,
 
 func (w *world) Fingerprint(_ context.Context, at netip.AddrPort, model regions.ModelName) (regions.Fingerprint, error) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	key := at.String() + " " + string(model)
 	w.asked[key]++
-	if w.marks[key] == (regions.Fingerprint{}) {
-		return regions.Fingerprint{}, errors.New("no such model")
+	mark, slow := w.marks[key], w.slow
+	w.mu.Unlock()
+	<-time.After(slow)
+	if mark == (regions.Fingerprint{}) {
+		return mark, errors.New("no such model")
 	}
-	return w.marks[key], nil
+	return mark, nil
 }
 
 func (w *world) learn(pod regions.PodID, model regions.ModelName, f regions.Facts) {
@@ -460,6 +463,49 @@ func TestFingerprintsAreAskedFor(t *testing.T) {
 		wait(100 * second)
 		if w.asked[llama] != 4 {
 			t.Errorf("asked %v of a model that drains", w.asked)
+		}
+	})
+}
+
+// TestFingerprintsAreOfOneLife: a pod that comes back may have another load of a model,
+// so that what was known is forgotten when it goes, and what was asked before does not
+// count.
+func TestFingerprintsAreOfOneLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		const llama = "192.0.2.1:8000 llama"
+		old, anew := regions.Fingerprint{Version: 1, ConfigHash: 5}, regions.Fingerprint{Version: 1, ConfigHash: 6}
+		w.pages[oneAt], w.marks[llama] = busyPage(0, 0), old
+		s := run(t, w, signals.Options{})
+		s.SetPods([]regions.Pod{pod("one", 1)})
+		s.Changed("one", "llama", regions.PodReady)
+		wait(second)
+		s.Changed("one", "llama", regions.PodGone)
+		if got := w.knows("one").Fingerprint; got != (regions.Fingerprint{}) {
+			t.Errorf("it is gone, and has %v", got)
+		}
+		wait(second)
+		s.Changed("one", "llama", regions.PodWarming)
+		if got := w.knows("one").Fingerprint; got != (regions.Fingerprint{}) {
+			t.Errorf("it is back, and has %v before it was asked", got)
+		}
+		wait(0)
+		if got := w.knows("one").Fingerprint; got != old {
+			t.Errorf("it is the same, and has %v", got)
+		}
+		// It is asked, and has gone and come back before the answer is here.
+		w.with(func() { w.slow = second })
+		wait(30*second + second/2)
+		s.Changed("one", "llama", regions.PodGone)
+		w.with(func() { w.slow, w.marks[llama] = 0, anew })
+		s.Changed("one", "llama", regions.PodReady)
+		wait(second / 4)
+		if got := w.knows("one").Fingerprint; got != (regions.Fingerprint{}) {
+			t.Errorf("it is back, and has %v", got)
+		}
+		wait(10 * second)
+		if got := w.knows("one").Fingerprint; got != anew {
+			t.Errorf("it is another, and has %v", got)
 		}
 	})
 }

@@ -32,10 +32,11 @@ type model struct {
 	reported int // by the pod, 0 if it does not
 	taking   bool
 	print    regions.Fingerprint
-	marked   time.Time        // when the fingerprint was asked for; zero to ask at once
-	unmarked bool             // it could not be had
-	full     regions.Permille // of the KV cache, by the newest load report
-	heard    time.Time        // of that report; zero if there was none
+	last     regions.Fingerprint // before it stopped to take requests
+	marked   time.Time           // when the fingerprint was asked for; zero to ask at once
+	unmarked bool                // it could not be had
+	full     regions.Permille    // of the KV cache, by the newest load report
+	heard    time.Time           // of that report; zero if there was none
 	told     time.Time
 	queues   bool           // it has had requests in Triton's own queue
 	wait     regions.Micros // there, between the two newest pages; -1 if not known
@@ -193,6 +194,9 @@ func (s *Signals) tookMark(w *watch, id regions.PodID, name regions.ModelName, g
 	if w.over || m == nil {
 		return
 	}
+	if !m.marked.Equal(now) {
+		return // it has stopped to take requests since it was asked
+	}
 	was := m.unmarked
 	m.unmarked = err != nil
 	switch {
@@ -201,7 +205,10 @@ func (s *Signals) tookMark(w *watch, id regions.PodID, name regions.ModelName, g
 	case m.unmarked || got == m.print:
 	default:
 		if m.print != (regions.Fingerprint{}) {
-			s.options.Logger.Info("a pod has another load of a model", "pod", id, "model", name, "from", m.print, "to", got)
+			m.last = m.print
+		}
+		if m.last != (regions.Fingerprint{}) && m.last != got {
+			s.options.Logger.Info("a pod has another load of a model", "pod", id, "model", name, "from", m.last, "to", got)
 			m.slots, m.reported = slots.Start(m.slots.Prior()), 0
 		}
 		m.print = got

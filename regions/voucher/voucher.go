@@ -33,8 +33,8 @@ const (
 	// third for the encoding.
 	maxHeader = 4 << 10
 
-	// maxSeen is how many vouchers of one lifetime are remembered, lest one be used
-	// twice: 4,000 spilled requests a second. More are refused.
+	// maxSeen is how many vouchers are remembered, lest one be used twice: 2,000 spilled
+	// requests a second for twice a lifetime, in which each is good. More are refused.
 	maxSeen = 1 << 17
 
 	// maxCerts is how many certificates are remembered as verified.

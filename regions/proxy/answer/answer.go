@@ -60,7 +60,8 @@ type Narrator interface {
 type Heard struct {
 	// Out is for the client. It is valid until the next call.
 	Out []byte
-	// Some tells that something whole was heard.
+	// Some tells that something whole was heard of the answer, or why there is none:
+	// not only that the pod lives, or that it is the one that can't give it.
 	Some bool
 	// Told is how many errors the pod told.
 	Told int

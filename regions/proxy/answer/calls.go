@@ -1,6 +1,7 @@
 package answer
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -100,7 +101,7 @@ func (c *Calls) Size() int {
 // Done ends the reading of the client. Its half must be released before.
 func (c *Calls) Done() {
 	c.mu.Lock()
-	c.half = orElse(c.half, errDone)
+	c.half = cmp.Or(c.half, errDone)
 	pumped := c.pumped
 	c.change.Broadcast()
 	c.mu.Unlock()
@@ -169,7 +170,11 @@ func (c *Calls) messageLocked(h *Heard, frame []byte) {
 	}
 	out, err := t.text.Response(m)
 	if told, ok := errors.AsType[*resume.PodError](err); ok {
-		c.failLocked(h, t, told, t.appendTo(nil, m, frame))
+		words := t.appendTo(nil, m, frame)
+		if out == nil {
+			words = t.appendTo(nil, t.text.Terminal(told.Text), nil)
+		}
+		c.failLocked(h, t, told, words)
 		return
 	}
 	t.heard = true
@@ -356,11 +361,4 @@ func (c *Calls) Refusal() resume.Reason {
 		}
 	}
 	return ""
-}
-
-func orElse(err, fallback error) error {
-	if err == nil {
-		return fallback
-	}
-	return err
 }

@@ -19,6 +19,7 @@ type Events struct {
 	split   *sse.Splitter
 	own     []byte // the pod's own words on why it ended
 	torn    bool   // an event was passed on in parts
+	heard   bool   // there was something of the answer
 }
 
 // NewEvents follows the answer to a request that asks for events. Without a body in
@@ -65,15 +66,17 @@ func (e *Events) Hear(p []byte) Heard {
 		if event == nil {
 			break
 		}
-		h.Some = true
 		out, err := e.session.Event(event)
 		if told, ok := errors.AsType[*resume.PodError](err); ok {
-			h.Sick, h.Told = true, h.Told+1
+			h.Sick, h.Told = told.Retryable || e.heard, h.Told+1
 			if told.Retryable {
 				h.Cut, e.own = told, out
 				break
 			}
+			h.Some = true
 		}
+		e.heard = e.heard || err == nil && !sse.Parse(event).Silent
+		h.Some = h.Some || e.heard
 		if h.Out = append(h.Out, out...); e.session.Stopped() {
 			return e.finish(h)
 		}

@@ -18,6 +18,7 @@ type Object struct {
 	body   []byte
 	split  *sse.Splitter
 	told   *resume.PodError // what it ended with instead
+	heard  bool             // there was something of the answer
 }
 
 // NewObject follows the answer to a request for one object, and is nil if that can't be
@@ -55,19 +56,22 @@ func (o *Object) Hear(p []byte) Heard {
 		if event == nil {
 			return h
 		}
-		h.Some = true
 		err := o.gather.Event(event)
 		switch told, ok := errors.AsType[*resume.PodError](err); {
 		case ok:
-			o.told, h.Sick, h.Told = told, true, 1
+			// What is wrong with a request is said before any of its text.
+			o.told, h.Sick, h.Told = told, told.Retryable || o.heard, 1
 			if h.End = io.EOF; told.Retryable {
 				h.Cut, h.End = told, nil
 			}
+			h.Some = !told.Retryable
 			return h
 		case err != nil:
 			h.End = err
 			return h
-		case o.gather.Stopped():
+		}
+		o.heard, h.Some = true, true
+		if o.gather.Stopped() {
 			return o.finish(h)
 		}
 	}

@@ -1,6 +1,7 @@
 package answer
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -139,7 +140,7 @@ func (c *Calls) pump() {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.half = orElse(c.half, err)
+	c.half = cmp.Or(c.half, err)
 	c.change.Broadcast()
 }
 

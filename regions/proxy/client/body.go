@@ -195,6 +195,7 @@ type source struct {
 	patient bool
 	read    atomic.Int64 // bytes, from where the head ends
 	over    atomic.Bool  // the request has ended
+	ending  sync.Once    // who ends it waits for who is ending it: the writer is not ours for longer
 	// failed is the client's doing only.
 	failed atomic.Pointer[error]
 
@@ -283,7 +284,9 @@ func (b *source) endLocked(err error) error {
 
 // release makes a pending read return and later ones fail. If nobody reads, the
 // server may still drain a little of what is left; it gets a deadline for that.
-func (b *source) release() {
+func (b *source) release() { b.ending.Do(b.finish) }
+
+func (b *source) finish() {
 	b.over.Store(true)
 	if b.mu.TryLock() {
 		defer b.mu.Unlock()

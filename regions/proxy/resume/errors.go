@@ -91,6 +91,13 @@ func NewPodError(text string) *PodError {
 	return e
 }
 
+// errAborted is the end of a text that says itself that it is none.
+var errAborted = &PodError{Text: "the pod gave the request up in the middle of its answer", Retryable: true}
+
+// gaveUp reports that a finish reason is none: vLLM ends the texts of requests so that its
+// engine drops, such as when it shuts down.
+func gaveUp(finish string) bool { return finish == "abort" || finish == "error" }
+
 // Reason is why a stream can't be resumed, fit for a metric's label.
 type Reason string
 

@@ -212,6 +212,39 @@ func TestErrorThenResume(t *testing.T) {
 	}
 }
 
+// A pod that gives a request up says so where it says why a text has ended, and some
+// clients have not asked for that.
+func TestGivenUp(t *testing.T) {
+	for _, c := range []struct{ name, body, event string }{
+		{"vllm", plain, delta("b", "abort")},
+		{"vllm", plain, delta("b", "error")},
+		{"vllm", strings.Replace(plain, "}", `,"return_finish_reason":true}`, 1), delta("b", "abort")},
+		{"openai", `{"prompt":"p","stream":true}`, `data: {"id":"x","choices":[{"text":"b","finish_reason":"abort"}]}` + "\n\n"},
+	} {
+		first := strings.NewReplacer("abort", "None", "error", "None", `"b"`, `"a"`).Replace(c.event)
+		if c.name == "openai" {
+			first = strings.Replace(first, `"None"`, "null", 1)
+		}
+		s := session(t, c.name, c.body)
+		relay(t, s, []string{first})
+		out, err := s.Event([]byte(c.event))
+		if failed, ok := errors.AsType[*resume.PodError](err); !ok || !failed.Retryable || out != nil {
+			t.Errorf("%s: %q, %v", c.event, out, err)
+		}
+		if _, err := s.Finish(); !errors.Is(err, resume.ErrCut) {
+			t.Errorf("%s: the answer is whole: %v", c.event, err)
+		}
+		if body, err := s.Continue(start); err != nil || read(t, body).Prompt != "pa" {
+			t.Errorf("%s: %s, %v", c.event, body, err)
+		}
+	}
+	// One that is not resumed gets the pod's own words.
+	s := session(t, "vllm", strings.Replace(plain, "}", `,"seed":1}`, 1))
+	if out, err := s.Event([]byte(delta("b", "abort"))); string(out) != delta("b", "abort") || err != nil {
+		t.Errorf("%q, %v", out, err)
+	}
+}
+
 // How a pod's clean end is taken: as the end, or as a cut.
 func TestFinish(t *testing.T) {
 	choice := func(finish string) string {

@@ -249,7 +249,7 @@ func (i *Inference) setInput(r *inferencepb.ModelInferRequest, name string, valu
 
 // Response takes one response of the pod and gives what the client gets for it: the
 // same message where nothing has to be changed, nil for none. An error in it is a
-// *PodError; out is then the pod's response.
+// *PodError; out is then the pod's response, nil where the client is to get Terminal.
 func (i *Inference) Response(r *inferencepb.ModelStreamInferResponse) (out *inferencepb.ModelStreamInferResponse, err error) {
 	if r.GetErrorMessage() != "" {
 		return r, NewPodError(r.GetErrorMessage())
@@ -280,7 +280,10 @@ func (i *Inference) Response(r *inferencepb.ModelStreamInferResponse) (out *infe
 	}
 	event := sse.Append(nil, data)
 	told, err := s.Event(event)
-	if err != nil || bytes.Equal(told, event) {
+	switch {
+	case err != nil && told == nil:
+		return nil, err
+	case err != nil, bytes.Equal(told, event):
 		return r, err
 	}
 	return &inferencepb.ModelStreamInferResponse{InferResponse: i.answer(in, told)}, nil

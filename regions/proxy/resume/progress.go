@@ -17,6 +17,7 @@ const (
 type progress struct {
 	limits Limits
 	limit  int   // the tokens that were asked for
+	many   bool  // there may be several texts, and why one has ended says nothing of the others
 	stops  stops // the strings that end the text
 
 	reason Reason // why it can't be resumed; empty if it can
@@ -60,7 +61,7 @@ func (p *progress) add(in portion) (text string, stopped bool) {
 		in.tokens, p.estimate = 1, true
 	}
 	p.tokens += in.tokens
-	if in.finish != "" {
+	if in.finish != "" && !p.many {
 		p.finish = in.finish
 	}
 	text = in.text

@@ -25,6 +25,7 @@ type request struct {
 	reason Reason
 	detail string
 	opaque bool // its events may be anything
+	many   bool // it may have several answers, of which one ends before another
 
 	limit  int
 	stops  stops
@@ -62,6 +63,10 @@ func (r *request) refuse(why Reason, detail string, foldable bool) {
 		r.reason, r.detail = why, detail
 	}
 	r.opaque = r.opaque || !foldable
+	switch why {
+	case ReasonChoices, ReasonBeams, ReasonPrompt, ReasonBody, ReasonUnknown:
+		r.many = true
+	}
 }
 
 // readLevels finds the objects within the body.

@@ -34,6 +34,7 @@ type Session struct {
 	heard   bool // there was an event
 	marks   bool // there was one of OpenAI's, behind which the mark comes
 	final   bool // the pod has said beside its event that it is the last
+	aborted bool // the event said that the pod gives up
 }
 
 // kept are values of the first pod's events.
@@ -53,7 +54,7 @@ func open(p Profile, l Limits, unary bool, body []byte) *Session {
 	if l.Resumes < 1 {
 		r.refuse(ReasonOff, "", true)
 	}
-	s.limits, s.limit, s.stops = l, r.limit, r.stops
+	s.limits, s.limit, s.many, s.stops = l, r.limit, r.many, r.stops
 	s.reason, s.detail = r.reason, label(r.detail)
 	s.strip = r.questions()
 	return s
@@ -87,7 +88,8 @@ func (s *Session) Stopped() bool { return s.stopped }
 // Event takes one whole event of the pod and gives what the client gets for it:
 // the same bytes, in the same memory, where nothing has to be changed, and nothing
 // once Stopped. An error that the pod tells in-band is a *PodError; out is then the
-// pod's event, for the client unless the stream goes on elsewhere.
+// pod's event, for the client unless the stream goes on elsewhere; nil where it is to get
+// Terminal.
 func (s *Session) Event(event []byte) (out []byte, err error) {
 	d := s.request.dialect
 	if s.stopped {
@@ -117,6 +119,9 @@ func (s *Session) Event(event []byte) (out []byte, err error) {
 	s.marks = s.marks || d.choices && o.value("choices") != nil
 	data, ok := s.rewrite(o)
 	switch {
+	case s.aborted:
+		s.aborted = false
+		return nil, errAborted
 	case !ok:
 		s.lose(ReasonEvent)
 		return event, nil
@@ -143,6 +148,10 @@ func (s *Session) rewrite(o object) (data []byte, ok bool) {
 	var inner, outer []change
 	if a.silent { // such as OpenAI's count of tokens
 		return o.with(s.repeat(o)...), true
+	}
+	if gaveUp(a.finish) && (s.reason == "" || len(s.strip) > 0) {
+		s.aborted = true
+		return nil, true
 	}
 	a.last = s.final
 	if s.kept.input == nil {

@@ -1,0 +1,91 @@
+package proxy_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"sync/atomic"
+	"testing"
+
+	"github.com/rhumb-lb/rhumb/regions"
+)
+
+// failing answers with 500 as long as it is told to, and counts.
+func failing(fails *atomic.Bool, asked *atomic.Int32) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		asked.Add(1)
+		if fails.Load() {
+			http.Error(w, `{"error":"something"}`, http.StatusInternalServerError)
+			return
+		}
+		fmt.Fprint(w, `{"text_output":"x"}`)
+	}
+}
+
+// TestWhoseErrorIsIt: an error that may be the request's own is the pod's if another pod
+// serves the same request, and nobody's if not.
+func TestWhoseErrorIsIt(t *testing.T) {
+	for _, tt := range []struct {
+		name          string
+		path          string
+		other         bool // the other pod fails, too
+		asked, blamed int  // for ten requests
+	}{
+		// Of ten requests three may be repeated.
+		{"the pod's", "generate", false, 13, 3},
+		{"the request's", "generate", true, 13, 0},
+		{"what must not be asked twice", "infer", false, 10, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var a, b atomic.Bool
+			var asked atomic.Int32
+			a.Store(true)
+			b.Store(tt.other)
+			g := newRig(t, nil, startPod(t, failing(&a, &asked)), startPod(t, failing(&b, &asked)))
+			for range 10 {
+				before := g.blamed()
+				res, text, err := g.post("/v2/models/llama/"+tt.path, "{}")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if g.blamed() > before && res.StatusCode != http.StatusOK {
+					t.Errorf("a pod is blamed, and the answer is %d %s", res.StatusCode, text)
+				}
+			}
+			if n := int(asked.Load()); g.blamed() != tt.blamed || n != tt.asked {
+				t.Errorf("blamed %d times, asked %d times; want %d and %d", g.blamed(), n, tt.blamed, tt.asked)
+			}
+		})
+	}
+}
+
+// blamed is how many failures the pool holds against the pods.
+func (g *rig) blamed() int {
+	n := 0
+	for _, p := range g.pool.Pods() {
+		n += int(p.Failed)
+	}
+	return n
+}
+
+// TestMalformedJSONIsTheClients: Triton answers it with 500, so that it does not get that
+// far.
+func TestMalformedJSONIsTheClients(t *testing.T) {
+	var fails atomic.Bool
+	var asked atomic.Int32
+	fails.Store(true)
+	g := newRig(t, nil, startPod(t, failing(&fails, &asked)), startPod(t, failing(&fails, &asked)))
+	for _, path := range []string{"generate", "generate_stream"} {
+		for _, body := range []string{"{bad json", "", `{"a":1}x`, "\x00"} {
+			res, text, err := g.post("/v2/models/llama/"+path, body)
+			if err != nil || res.StatusCode != http.StatusBadRequest {
+				t.Errorf("%s %q: %v %s, %v", path, body, res, text, err)
+			}
+		}
+	}
+	if asked.Load() > 0 || g.blamed() > 0 {
+		t.Errorf("pods were asked %d times, and blamed %d times", asked.Load(), g.blamed())
+	}
+	g.ended(regions.EndClientGone, 8)
+}
