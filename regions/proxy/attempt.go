@@ -57,6 +57,9 @@ type attempt struct {
 
 func newAttempt(x *exchange, to place, body payload) *attempt {
 	a := &attempt{x: x, place: to, begun: x.proxy.opts.Now(), sent: body}
+	if to.print != nil {
+		a.print = to.print()
+	}
 	a.repeatable = x.req.Replayable && !x.route.NoReplay && x.replays < x.limits.Replays && body.Whole()
 	x.proxy.metrics.inFlight.WithLabelValues(string(x.req.Model)).Inc()
 	if x.req.From != "" && to.pod != "" {

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/proxy/answer"
@@ -76,10 +77,18 @@ func (a *attempt) trailers() http.Header {
 	return a.res.Trailer
 }
 
+// trailer is what came behind the pod's answer, nil if there was none.
+func (a *attempt) trailer() http.Header {
+	if a.res == nil {
+		return nil
+	}
+	return a.res.Trailer
+}
+
 // callTrailer is the end of a call, as the pod has said it or, of one that was lost, as
 // we do.
 func (a *attempt) callTrailer(lost error) http.Header {
-	_, said := rpc.Answered(a.res.Trailer)
+	_, said := rpc.Answered(a.trailer())
 	own := lost != nil && !errors.As(lost, new(*answer.CallError))
 	switch {
 	case own:
@@ -91,9 +100,67 @@ func (a *attempt) callTrailer(lost error) http.Header {
 	case !said: // it was left once nothing was missing
 		return rpc.Trailer(rpc.OK, "")
 	default:
-		h := a.res.Trailer.Clone()
+		h := a.trailer().Clone()
 		maps.DeleteFunc(h, func(name string, _ []string) bool { return strings.HasPrefix(name, "Rhumb-") })
 		return h
+	}
+}
+
+// parting is how long a pod may take to end a stream in which it has answered all: one
+// that lives does so in a round trip.
+const parting = time.Second
+
+// rests reports that a stream of calls has no pod, and lets go of one that has answered
+// all: its slot is for others while the client is silent, and the next request goes where
+// it is answered first.
+func (s *stream) rests() bool {
+	if s.calls == nil || s.idle {
+		return s.idle
+	}
+	rests, whole := s.calls.Rest()
+	if !rests {
+		return false
+	}
+	a := s.x.current
+	if whole {
+		late := time.AfterFunc(parting, func() { a.stop(nil) })
+		_, _ = io.Copy(io.Discard, a.body)
+		late.Stop()
+	}
+	a.bodyErr, s.idle = io.EOF, true
+	_ = s.from.Close()
+	a.settle(a.ended())
+	return true
+}
+
+// wake waits for the next request of a stream that rests, and finds it a pod as if it had
+// come by itself. One for which there is none ends with an error, and the stream goes on.
+func (s *stream) wake() {
+	x := s.x
+	if err := s.calls.Await(x.in.Context()); err != nil {
+		if cause := x.cause(); cause != nil && !errors.Is(cause, errClientGone) {
+			s.tell(cause, errNoPlace)
+			return
+		}
+		s.end = err
+		return
+	}
+	x.begun = x.proxy.opts.Now()
+	x.replays, x.misses, x.spills, x.again = 0, 0, 0, ""
+	x.req.Tried, x.req.Same = nil, regions.Fingerprint{}
+	last := x.current
+	res, err := x.launch(s)
+	switch {
+	case err == nil && x.current.events.Load():
+		s.idle = false
+	case err == nil:
+		_ = res.Body.Close()
+		x.current.settle(x.current.verdict())
+		s.out = s.calls.Refuse(res.Header.Get(rpc.MessageHeader))
+	case x.current == last && x.cause() == nil:
+		s.out = s.calls.Refuse(faultOf(err).text)
+	default:
+		s.idle, s.cut = false, err
 	}
 }
 

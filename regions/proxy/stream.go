@@ -33,6 +33,7 @@ type stream struct {
 	end  error
 	lost error // why the answer ended before its time, and nobody went on
 	took bool  // something whole
+	idle bool  // it has no pod: all that was asked is answered
 	// resumes is how many pods it took until the present one went on.
 	resumes int
 	// own is the answer that the client gets, with what it was promised of the first
@@ -150,6 +151,8 @@ func (s *stream) Read(p []byte) (int, error) {
 		case s.end != nil:
 			s.trail()
 			return 0, s.end
+		case s.rests():
+			s.wake()
 		default:
 			s.step()
 		}
@@ -165,7 +168,7 @@ func (s *stream) trail() {
 	if s.calls != nil {
 		s.own.Trailer = last.callTrailer(s.lost)
 	}
-	for name, v := range last.res.Trailer {
+	for name, v := range last.trailer() {
 		if _, announced := s.own.Trailer[name]; announced && name != ResumedHeader {
 			s.own.Trailer[name] = v
 		}
@@ -185,7 +188,7 @@ func (s *stream) resumed() int {
 	if a.place.pod != "" {
 		return s.resumes
 	}
-	there, _ := strconv.Atoi(a.res.Trailer.Get(ResumedHeader))
+	there, _ := strconv.Atoi(a.trailer().Get(ResumedHeader))
 	return s.resumes + max(0, there)
 }
 

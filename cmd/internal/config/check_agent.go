@@ -121,7 +121,7 @@ func (c *checker) generation(at string, m *Model) {
 		}
 	}
 	if m.Resume == "on" && m.Profile == "" {
-		c.fail(at+".resume", "has no effect without a profile", "write profile: vllm, trtllm or openai beside it")
+		c.fail(at+".resume", "has no effect without a profile", "write a profile beside it, one of "+strings.Join(resume.Names(), ", "))
 	}
 }
 

@@ -211,7 +211,8 @@ type Model struct {
 	// header:NAME, cookie:NAME, key, uri, client or prompt.
 	Affinity string `mapstructure:"affinity"`
 	// Profile is how the model's pods talk, which is needed to go on with a stream that
-	// its pod has cut: vllm, trtllm or openai. Empty: such streams end with an error.
+	// its pod has cut: vllm, vllm-uncounted, trtllm, trtllm-cumulative or openai. Empty:
+	// such streams end with an error.
 	Profile string `mapstructure:"profile"`
 	// Replay says whether generation that was lost before its first event is sent again
 	// elsewhere, and Resume whether cut streams go on elsewhere: on (as if empty) or off.

@@ -348,6 +348,18 @@ func (c *Calls) Interrupt(cause string) (out []byte) {
 	return out
 }
 
+// Refuse ends the requests that no pod has got, each with an error. The stream goes on.
+func (c *Calls) Refuse(cause string) (out []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range c.turns {
+		out = t.appendTo(out, t.text.Failed(cause), nil)
+	}
+	c.turns = nil
+	c.change.Broadcast()
+	return out
+}
+
 // Refusal implements Narrator.
 func (c *Calls) Refusal() resume.Reason {
 	c.mu.Lock()

@@ -2,6 +2,7 @@ package answer
 
 import (
 	"cmp"
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -43,6 +44,7 @@ type wire struct {
 	moved  func()
 	out    []byte // of the message that is being sent
 	closed bool
+	ended  bool // nothing more follows, though the client goes on
 }
 
 // Read reads the requests.
@@ -66,6 +68,8 @@ func (w *wire) take(p []byte) (int, error) {
 			w.out = c.nextLocked()
 		}
 		switch {
+		case w.ended:
+			return 0, io.EOF
 		case len(w.out) > 0:
 			n := copy(p, w.out)
 			w.out = w.out[n:]
@@ -86,6 +90,49 @@ func (w *wire) Close() error {
 	w.closed = true
 	c.change.Broadcast()
 	return nil
+}
+
+// Rest ends what the present pod is sent if it has answered all, so that it can be let go
+// while the client is silent. whole is false if it does not know that it has.
+func (c *Calls) Rest() (rests, whole bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.opaque || !c.begun || c.half != nil || c.wire == nil || c.pass > 0 || len(c.in) > 0 {
+		return false, false
+	}
+	whole = true
+	for _, t := range c.turns {
+		if !t.over {
+			return false, false
+		}
+		whole = false
+	}
+	c.turns, c.wire.ended = nil, true
+	c.change.Broadcast()
+	return true, whole
+}
+
+// Await waits for the client's next request while the stream rests. Its error is how the
+// client's half has ended instead, io.EOF if well, or the cause for which the context has.
+func (c *Calls) Await(ctx context.Context) error {
+	defer context.AfterFunc(ctx, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.change.Broadcast()
+	})()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		switch {
+		case c.unsentLocked():
+			return nil
+		case c.half != nil:
+			return c.half
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		}
+		c.change.Wait()
+	}
 }
 
 // unsentLocked reports that there is something for the present pod.

@@ -79,6 +79,19 @@ func TestRefusedIsForgotten(t *testing.T) {
 	}
 }
 
+// A backend that does not know the questions is asked none.
+func TestUncounted(t *testing.T) {
+	s := session(t, "vllm-uncounted", plain)
+	if string(s.Body()) != plain {
+		t.Errorf("the pod is sent %s", s.Body())
+	}
+	relay(t, s, []string{`data: {"text_output":"a"}` + "\n\n"})
+	body, err := s.Continue(start)
+	if q := read(t, body); err != nil || q.Prompt != "pa" || q.Finish || q.NumOutput || q.NumInput {
+		t.Errorf("%s, %v", body, err)
+	}
+}
+
 // Heartbeats mean nothing.
 func TestComments(t *testing.T) {
 	s := session(t, "vllm", plain)
@@ -98,8 +111,7 @@ func TestFrameIsBounded(t *testing.T) {
 }
 
 func TestCumulativeHeld(t *testing.T) {
-	p := profile(t, "trtllm")
-	p.Cumulative = true
+	p := profile(t, "trtllm-cumulative")
 	s := resume.Open(p, resume.DefaultLimits(), []byte(`{"text_input":"p","stream":true,"max_tokens":9,"stop_words":["</a>"]}`))
 	event := func(text string) string { return `data: {"text_output":"` + text + `"}` + "\n\n" }
 	stream := relay(t, s, []string{event("x<")})
@@ -118,8 +130,7 @@ func TestCumulativeHeld(t *testing.T) {
 // Text so far: what a pod replaces of it is the end of a character, or not
 // understood.
 func TestCumulative(t *testing.T) {
-	p := profile(t, "trtllm")
-	p.Cumulative = true
+	p := profile(t, "trtllm-cumulative")
 	event := func(text string) string {
 		return `data: {"text_output":"` + text + `"}` + "\n\n"
 	}

@@ -387,8 +387,13 @@ func (i *Inference) Finish() ([]*inferencepb.ModelStreamInferResponse, error) {
 
 // Terminal is the response that ends a request which can't go on.
 func (i *Inference) Terminal(cause string) *inferencepb.ModelStreamInferResponse {
+	return i.Failed(cause + " (stream_interrupted, not resumable)")
+}
+
+// Failed is the response that ends a request of which nothing was answered.
+func (i *Inference) Failed(cause string) *inferencepb.ModelStreamInferResponse {
 	return &inferencepb.ModelStreamInferResponse{
-		ErrorMessage:  cause + " (stream_interrupted, not resumable)",
+		ErrorMessage:  cause,
 		InferResponse: &inferencepb.ModelInferResponse{ModelName: i.in.GetModelName(), Id: i.in.GetId()},
 	}
 }

@@ -2,14 +2,13 @@ package resume
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 )
 
 // Profile is how the pods of a model talk. The zero Profile is of a model of
 // which nothing is known: its streams pass, and are not resumed.
 type Profile struct {
-	// Name is one of Names.
+	// Name is vllm, trtllm or openai.
 	Name string
 	// Cumulative tells that each event has the whole text so far rather than what
 	// is new, as tensorrt_llm_bls does with accumulate_tokens.
@@ -21,17 +20,36 @@ type Profile struct {
 	dialect *dialect
 }
 
+// profiles are those that exist, by the names that NewProfile takes.
+var profiles = []struct {
+	name string
+	Profile
+}{
+	{vllm, Profile{Name: vllm, dialect: &dialects[0]}},
+	{vllm + "-uncounted", Profile{Name: vllm, Uncounted: true, dialect: &dialects[0]}},
+	{trtllm, Profile{Name: trtllm, dialect: &dialects[1]}},
+	{trtllm + "-cumulative", Profile{Name: trtllm, Cumulative: true, dialect: &dialects[1]}},
+	{openai, Profile{Name: openai, dialect: &dialects[2]}},
+}
+
 // Names are the profiles that exist: vllm and trtllm for generate_stream of the
-// vLLM backend and of the ensemble of TensorRT-LLM, openai for /v1/completions.
-func Names() []string { return []string{vllm, trtllm, openai} }
+// vLLM backend and of the ensemble of TensorRT-LLM, each with a variant, and openai for
+// /v1/completions.
+func Names() (names []string) {
+	for _, p := range profiles {
+		names = append(names, p.name)
+	}
+	return names
+}
 
 // NewProfile is the profile of a name. Its error says which names there are.
 func NewProfile(name string) (Profile, error) {
-	i := slices.Index(Names(), name)
-	if i < 0 {
-		return Profile{}, fmt.Errorf("unknown resume profile %q; use one of %s", name, strings.Join(Names(), ", "))
+	for _, p := range profiles {
+		if p.name == name {
+			return p.Profile, nil
+		}
 	}
-	return Profile{Name: name, dialect: &dialects[i]}, nil
+	return Profile{}, fmt.Errorf("unknown resume profile %q; use one of %s", name, strings.Join(Names(), ", "))
 }
 
 // OpenAI is the profile of what comes to the OpenAI frontend, whatever the model's
@@ -69,7 +87,7 @@ type dialect struct {
 // "return_" before it.
 const question = "return_"
 
-// dialects are in the order of Names.
+// dialects are those of vllm, trtllm and openai.
 //
 // 16 tokens are the default of vLLM's SamplingParams and of Triton's OpenAI
 // frontend; the ensemble of TensorRT-LLM has none.

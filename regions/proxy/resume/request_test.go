@@ -133,7 +133,7 @@ func TestRefusals(t *testing.T) {
 		!strings.Contains(string(s.Terminal("x")), "server_error") {
 		t.Errorf("switched off: %q %s", s.Refusal(), s.Terminal("x"))
 	}
-	if _, err := resume.NewProfile("tgi"); err == nil || !strings.Contains(err.Error(), "vllm, trtllm, openai") {
+	if _, err := resume.NewProfile("tgi"); err == nil || !strings.Contains(err.Error(), "vllm, vllm-uncounted, trtllm, trtllm-cumulative, openai") {
 		t.Errorf("unknown profile: %v", err)
 	}
 }
