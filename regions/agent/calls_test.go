@@ -182,24 +182,28 @@ func TestConversation(t *testing.T) {
 			last := make(chan struct{})
 			s := m.start(o, m.script(&o, func(w http.ResponseWriter, r *http.Request) {
 				accept(w)
+				defer conclude(w, "0", "")
 				for {
 					b, err := readFrame(r.Body)
 					if err != nil {
-						ended <- err
-						break
+						return // a stream that rests comes anew
 					}
 					var q pb.ModelInferRequest
 					if err := proto.Unmarshal(b, &q); err != nil {
 						t.Error(err)
 					}
+					if q.GetId() == "last" {
+						break
+					}
 					say(w, reply(q.GetId()))
 				}
+				_, err := readFrame(r.Body)
+				ended <- err
 				select {
 				case <-last:
 				case <-r.Context().Done():
 				}
-				say(w, reply("after"))
-				conclude(w, "0", "")
+				say(w, reply("last"))
 			}))
 			c := s.converse()
 			for i := range turns {
@@ -211,14 +215,14 @@ func TestConversation(t *testing.T) {
 					t.Fatalf("turn %d: %v, %v", i, r, err)
 				}
 			}
-			if err := c.CloseSend(); err != nil {
+			if err := errors.Join(c.Send(asking("llama", "last", "hi", 1)), c.CloseSend()); err != nil {
 				t.Fatal(err)
 			}
 			if err := <-ended; !errors.Is(err, io.EOF) {
 				t.Errorf("the client's half ended at the pod with %v", err)
 			}
 			close(last)
-			if r, err := c.Recv(); err != nil || r.GetInferResponse().GetId() != "after" {
+			if r, err := c.Recv(); err != nil || r.GetInferResponse().GetId() != "last" {
 				t.Errorf("after the half-close: %v, %v", r, err)
 			}
 			if r, err := c.Recv(); !errors.Is(err, io.EOF) {
@@ -329,8 +333,11 @@ func TestHowCallsEnd(t *testing.T) {
 				continue // an answer without a message
 			}
 			end := regions.EndServed
-			if code == codes.Unavailable || code == codes.Internal {
+			switch code {
+			case codes.Unavailable:
 				end = regions.EndPodError
+			case codes.Internal:
+				end = regions.EndFailed
 			}
 			want[end]++
 			ctx := metadata.AppendToOutgoingContext(t.Context(), "code", fmt.Sprint(int(code)))

@@ -53,6 +53,7 @@ type attempt struct {
 	erred   bool                // it told of one that may be the request's own
 	full    bool                // it told that the pod has no room
 	settled bool
+	parts   bool // the pod is let go, and ends its side itself
 }
 
 func newAttempt(x *exchange, to place, body payload) *attempt {
@@ -364,7 +365,9 @@ func (a *attempt) settle(end regions.End) {
 	a.settled = true
 	if a.stop != nil {
 		a.vigil.Rest()
-		a.stop(nil)
+		if !a.parts {
+			a.stop(nil)
+		}
 		a.x.proxy.flights.end(a)
 	}
 	x := a.x

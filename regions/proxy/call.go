@@ -122,14 +122,17 @@ func (s *stream) rests() bool {
 		return false
 	}
 	a := s.x.current
-	if whole {
-		late := time.AfterFunc(parting, func() { a.stop(nil) })
-		_, _ = io.Copy(io.Discard, a.body)
-		late.Stop()
-	}
-	a.bodyErr, s.idle = io.EOF, true
-	_ = s.from.Close()
+	a.bodyErr, s.idle, s.parted = io.EOF, true, make(chan struct{})
+	a.parts = whole
 	a.settle(a.ended())
+	go func() { // the next request does not wait for it
+		defer close(s.parted)
+		late := time.AfterFunc(parting, func() { a.stop(nil) })
+		defer late.Stop()
+		_, _ = io.Copy(io.Discard, a.body)
+		_ = a.body.Close()
+		a.stop(nil)
+	}()
 	return true
 }
 
@@ -142,6 +145,7 @@ func (s *stream) wake() {
 			s.tell(cause, errNoPlace)
 			return
 		}
+		<-s.parted // with the pod's trailer
 		s.end = err
 		return
 	}

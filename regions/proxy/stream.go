@@ -34,6 +34,8 @@ type stream struct {
 	lost error // why the answer ended before its time, and nobody went on
 	took bool  // something whole
 	idle bool  // it has no pod: all that was asked is answered
+	// parted is closed when the pod that was let go then has ended its side.
+	parted chan struct{}
 	// resumes is how many pods it took until the present one went on.
 	resumes int
 	// own is the answer that the client gets, with what it was promised of the first
