@@ -13,6 +13,7 @@ import (
 
 	"github.com/rhumb-lb/rhumb/regions"
 	"github.com/rhumb-lb/rhumb/regions/proxy"
+	"github.com/rhumb-lb/rhumb/regions/regionstest"
 )
 
 // elsewhere gives out the same regions in turn and notes how it went there.
@@ -217,4 +218,28 @@ func TestSpillOverTLS(t *testing.T) {
 	}
 	here.ended(regions.EndServed, 1)
 	to.check(t, regions.EndServed)
+}
+
+// TestResumesThereAreTold: how often an answer went on at another pod of the other region
+// is told here, too.
+func TestResumesThereAreTold(t *testing.T) {
+	for _, c := range []struct{ verb, stream string }{{"generate_stream", "true"}, {"generate", "false"}} {
+		pods, addrs := startTritons(t, 2)
+		there := newRig(t, func(o *proxy.Options) { resuming(t)(o); o.Region = "there" }, addrs...)
+		there.learn(2)
+		here := newRig(t, func(o *proxy.Options) {
+			resuming(t)(o)
+			o.Spill = &elsewhere{urls: []string{there.url}}
+		})
+		var crash sync.WaitGroup
+		crash.Go(func() {
+			regionstest.Eventually(t, patience, func() bool { return len(there.saw()) > 0 }, "a pod writes")
+			pods[there.saw()[0][0]-'a'].Crash()
+		})
+		res, text, err := here.post("/v2/models/llama/"+c.verb, fmt.Sprintf(`{"text_input":"x","parameters":{"stream":%s,"max_tokens":100}}`, c.stream))
+		crash.Wait()
+		if got := res.Trailer.Get(proxy.ResumedHeader) + res.Header.Get(proxy.ResumedHeader); err != nil || got != "1" {
+			t.Errorf("%s: %v, resumed %q: %s", c.verb, err, got, text)
+		}
+	}
 }

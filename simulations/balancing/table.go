@@ -133,11 +133,11 @@ func Table(w io.Writer, scenarios []Scenario, seeds int) error {
 		}
 		_, _ = fmt.Fprintf(w, "%s\n", s.Name)
 		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-		_, _ = fmt.Fprintln(t, "\tp50\tp99\tp99.9\tslow pods\tmost on a pod\trequests\t|\tp99\tp99.9\tslow pods\t")
+		_, _ = fmt.Fprintln(t, "\tp50\tp99\tp99.9\tslow pods\tmost on a pod\trequests\twaiting at the end\t|\tp99\tp99.9\tslow pods\t")
 		for _, name := range balance.Names() {
 			a, b := judged[name], chosen[name]
-			_, _ = fmt.Fprintf(t, "%s\t%.2f\t%.2f\t%.2f\t%.2f %%\t%d\t%d\t|\t%.2f\t%.2f\t%.2f %%\t\n", name, a.P50.Seconds(), a.P99.Seconds(), a.P999.Seconds(),
-				100*a.SlowShare, a.Most, a.Requests, b.P99.Seconds(), b.P999.Seconds(), 100*b.SlowShare)
+			_, _ = fmt.Fprintf(t, "%s\t%.2f\t%.2f\t%.2f\t%.2f %%\t%d\t%d\t%d\t|\t%.2f\t%.2f\t%.2f %%\t\n", name, a.P50.Seconds(), a.P99.Seconds(), a.P999.Seconds(),
+				100*a.SlowShare, a.Most, a.Requests, a.Starve, b.P99.Seconds(), b.P999.Seconds(), 100*b.SlowShare)
 		}
 		_ = t.Flush()
 		_, _ = fmt.Fprintln(w)
