@@ -77,6 +77,7 @@ type Merged struct {
 	SlowShare      float64
 	Requests       int
 	Most           int // on one pod
+	Starve         int // still waiting at the runs' ends
 }
 
 // Merge takes several runs for one.
@@ -88,6 +89,7 @@ func Merge(runs []Result) Merged {
 		all = append(all, r.TTFT...)
 		slow += r.Slow
 		out.Most = max(out.Most, slices.Max(r.Most))
+		out.Starve += r.Starve
 	}
 	slices.Sort(all)
 	out.Requests = len(all)
