@@ -60,7 +60,7 @@ func (v *victim) blameless() {
 	if all := blame(v.metrics()); len(all) > 0 {
 		v.t.Errorf("what clients did wrong is held against a pod, or was tried again:\n%s", strings.Join(all, ""))
 	}
-	if status, _ := v.exchange(post+"Content-Length: 4\r\n\r\nfine", false); status != http.StatusOK {
+	if status, _ := v.exchange(post+"Content-Length: 6\r\n\r\n\"fine\"", false); status != http.StatusOK {
 		v.t.Errorf("afterwards a request is answered with %d", status)
 	}
 	v.mu.Lock()
@@ -95,7 +95,7 @@ func TestBlame(t *testing.T) {
 			}
 			v.pod.dies.Store(false)
 			eventually(t, func() bool {
-				status, _ := v.exchange(post+"Content-Length: 4\r\n\r\nfine", false)
+				status, _ := v.exchange(post+"Content-Length: 6\r\n\r\n\"fine\"", false)
 				return status == http.StatusOK
 			}, "the pod serves again")
 		}

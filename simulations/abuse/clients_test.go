@@ -95,7 +95,7 @@ func TestSlowClients(t *testing.T) {
 		{"slow heads", post + "X: ", "x", true},
 		{"slow bodies", post + "Content-Length: 100000\r\n\r\n", "x", true},
 		{"slow chunks", post + "Transfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n", true},
-		{"slow readers", post + "Content-Length: 4\r\n\r\npour", "", false},
+		{"slow readers", post + "Content-Length: 6\r\n\r\n\"pour\"", "", false},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			v := attack(t, short)
@@ -123,7 +123,7 @@ func TestSlowClientsOfAllKinds(t *testing.T) {
 	var all sync.WaitGroup
 	all.Go(func() { v.many(n, post+"X: ", "x", 500*time.Millisecond, true) })
 	all.Go(func() { v.many(n, post+"Content-Length: 100000\r\n\r\n", "x", 500*time.Millisecond, true) })
-	all.Go(func() { v.many(n, post+"Content-Length: 4\r\n\r\npour", "", 500*time.Millisecond, false) })
+	all.Go(func() { v.many(n, post+"Content-Length: 6\r\n\r\n\"pour\"", "", 500*time.Millisecond, false) })
 	all.Wait()
 	b.done(float64(64 + 3*n/5))
 	v.freed(0)
@@ -284,14 +284,14 @@ func TestBadBodies(t *testing.T) {
 		stays bool // for an answer
 	}{
 		{post + "Transfer-Encoding: chunked\r\n\r\nzz\r\n", true},
-		{post + "Transfer-Encoding: chunked\r\n\r\n4\r\nhang", false},
-		{post + "Transfer-Encoding: chunked\r\nIdempotency-Key: x\r\n\r\n4\r\nhang\r\n0\r\n\r\n", false},
+		{post + "Transfer-Encoding: chunked\r\n\r\n6\r\n\"hang\"", false},
+		{post + "Transfer-Encoding: chunked\r\nIdempotency-Key: x\r\n\r\n6\r\n\"hang\"\r\n0\r\n\r\n", false},
 		{post + "Transfer-Encoding: chunked\r\n\r\n100001\r\n" + long + "\r\nzz\r\n", true},
 		{post + "Content-Length: 2000000\r\nIdempotency-Key: x\r\n\r\n" + long, false},
 		{post + "Content-Length: 2097153\r\n\r\n", true},
 		{post + "Content-Length: 9\r\n\r\nhalf", false},
-		{post + "Content-Length: 4\r\n\r\nhang", false},
-		{post + "Content-Length: 4\r\n\r\npour", false},
+		{post + "Content-Length: 6\r\n\r\n\"hang\"", false},
+		{post + "Content-Length: 6\r\n\r\n\"pour\"", false},
 	}
 	var all sync.WaitGroup
 	var mu sync.Mutex

@@ -117,7 +117,7 @@ func (f *frames) open(whole bool) uint32 {
 // ask sends a request with a word.
 func (f *frames) ask(word string) uint32 {
 	id := f.open(false)
-	_ = f.WriteData(id, true, []byte(word))
+	_ = f.WriteData(id, true, []byte(`"`+word+`"`))
 	return id
 }
 

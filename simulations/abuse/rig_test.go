@@ -169,7 +169,7 @@ func newPod(t *testing.T) *pod {
 	return p
 }
 
-// ServeHTTP answers as it is told: "hang" never, "drip" an event now and then,
+// ServeHTTP answers as it is told, in JSON: "hang" never, "drip" an event now and then,
 // "pour" without end, else with the number of bytes that came.
 func (p *pod) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodGet {
@@ -186,7 +186,7 @@ func (p *pod) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	switch head.String() {
+	switch strings.Trim(head.String(), `"`) {
 	case "hang":
 		p.pause(r, patience*5)
 	case "drip":
@@ -283,7 +283,7 @@ func (v *victim) beside(name string) *bystanders {
 			}
 			text, err := io.ReadAll(res.Body)
 			_ = res.Body.Close()
-			if err != nil || string(text) != "4" {
+			if err != nil || string(text) != "6" {
 				v.t.Errorf("a normal client got %d %q, %v", res.StatusCode, text, err)
 			}
 			b.mu.Lock()
@@ -299,7 +299,7 @@ func (v *victim) beside(name string) *bystanders {
 }
 
 func (b *bystanders) ask(path, word string) *http.Response {
-	r, err := http.NewRequestWithContext(context.Background(), http.MethodPost, "http://"+b.v.addr+path, strings.NewReader(word))
+	r, err := http.NewRequestWithContext(context.Background(), http.MethodPost, "http://"+b.v.addr+path, strings.NewReader(`"`+word+`"`))
 	if err != nil {
 		panic(err)
 	}

@@ -85,7 +85,7 @@ func Payloads() []Payload {
 		{"folded length", post + "Content-Length:\r\n 2\r\n\r\n{}", 400, "", true},
 		{"bad chunk: bare LF", post + chunked + "\r\n2\n{}\r\n0\r\n\r\n", 400, "", true},
 		// The encoding is dropped by net/http, there is no body, and nothing behind it.
-		{"chunked over HTTP/1.0", "POST /v2/models/llama/generate HTTP/1.0\r\nConnection: keep-alive\r\n" + chunked + "\r\n" + smuggled, 200, "POST /v2/models/llama/generate ", true},
+		{"chunked over HTTP/1.0", "POST /v2/models/llama/infer HTTP/1.0\r\nConnection: keep-alive\r\n" + chunked + "\r\n" + smuggled, 200, "POST /v2/models/llama/infer ", true},
 	}, queries()...)
 }
 
