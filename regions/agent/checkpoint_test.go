@@ -59,7 +59,7 @@ func TestAnotherCheckpointDoesNotGoOn(t *testing.T) {
 		t.Helper()
 		regionstest.Eventually(t, patience, func() bool {
 			model := s.pool.Models(time.Now(), nil)[0]
-			if int(model.Pods.Taking()) != taking || !of(model.Fingerprint) {
+			if model.Pods.Taking() != taking || !of(model.Fingerprint) {
 				return false
 			}
 			mark = model.Fingerprint
