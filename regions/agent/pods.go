@@ -35,6 +35,9 @@ func (a *Agent) assembleAskers() {
 	probes.Canary = &canary{client: triton.New(client), text: o.Canary.Text, log: a.log}
 	probes.Logger, probes.Registry = a.log, o.Registry
 	probes.OnChange = a.podChanged
+	probes.OnSuspect = func(pod regions.PodID, model regions.ModelName, suspect bool) {
+		a.pool.SetSuspect(pod, model, suspect)
+	}
 	a.runner = probe.NewRunner(probes, prober{asker})
 
 	heard := signals.DefaultOptions()

@@ -68,7 +68,7 @@ func (p *Pool) claim(now time.Time, req *regions.Request) (*Lease, Refusal) {
 		return nil, UnknownModel
 	}
 	p.tickLocked(now)
-	refusal := NoPod
+	refusal, trusted := NoPod, false
 	p.found, p.seats = p.found[:0], p.seats[:0]
 	for _, s := range m.seats {
 		open := s.open()
@@ -83,6 +83,13 @@ func (p *Pool) claim(now time.Time, req *regions.Request) (*Lease, Refusal) {
 		if !room && !req.Aside {
 			refusal = Full
 			continue
+		}
+		switch {
+		case s.suspect && trusted:
+			continue
+		case !s.suspect && !trusted:
+			trusted = true
+			p.found, p.seats = p.found[:0], p.seats[:0]
 		}
 		p.found = append(p.found, c)
 		p.seats = append(p.seats, s)

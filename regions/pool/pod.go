@@ -26,12 +26,13 @@ type seat struct {
 	model *model
 	// listed is whether the current set has this model on this pod. A seat that
 	// is not listed is kept only until its last request ends.
-	listed bool
-	told   regions.PodState // by SetState
-	own    outlier.State    // by the results of its requests
-	why    string           // it was ejected the last time
-	slow   bool             // that was for being slow
-	pace   regions.Permille // by which its load counts; zero before it is known
+	listed  bool
+	told    regions.PodState // by SetState
+	suspect bool             // by SetSuspect
+	own     outlier.State    // by the results of its requests
+	why     string           // it was ejected the last time
+	slow    bool             // that was for being slow
+	pace    regions.Permille // by which its load counts; zero before it is known
 
 	configured int // slots by discovery's word; 0 if it does not say
 	slots      int // that are believed

@@ -181,6 +181,17 @@ func (p *Pool) setState(now time.Time, id regions.PodID, name regions.ModelName,
 	return old
 }
 
+// SetSuspect takes in that a pod is suspect for a model, or is no more: it may be lost,
+// and is given requests only when no other pod has a free slot.
+func (p *Pool) SetSuspect(id regions.PodID, name regions.ModelName, suspect bool) {
+	p.mu.Lock()
+	if s := p.seatLocked(id, name); s != nil {
+		s.suspect = suspect
+	}
+	p.mu.Unlock()
+	p.freed(name)
+}
+
 // Tick does what time alone brings: warming pods open, ejected ones come back,
 // silent agents are forgotten. Claims do that too, but while all requests wait
 // there are none: call it about every 100 ms, and who waits is woken.

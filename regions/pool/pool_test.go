@@ -2,6 +2,7 @@ package pool_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/balance"
 	"github.com/rhumb-lb/rhumb/regions/pool"
 )
 
@@ -304,5 +306,41 @@ func TestOutcomesThatCount(t *testing.T) {
 	}
 	if got := p.Pods()[0]; got.Served != 1 || got.Failed != 3 || got.InFlight != 0 || got.State != regions.PodReady {
 		t.Fatalf("%+v", got)
+	}
+}
+
+// TestSuspectsComeLast: a pod that may be lost is given requests when the others have no
+// free slot, whichever way they are chosen, and like them once it has answered.
+func TestSuspectsComeLast(t *testing.T) {
+	for _, way := range balance.Names() {
+		o := pool.DefaultOptions()
+		o.Selector = func(regions.ModelName) balance.Selector {
+			s, err := balance.ByName(way, rand.New(rand.NewPCG(1, 2)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		p := readyWith(o, "a=llama:4 b=llama:4 c=llama:4")
+		p.SetSuspect("b", "llama", true)
+		for range 8 {
+			if l := claim(t, p, "llama"); l.Pod().ID == "b" {
+				t.Errorf("%s: it is given one before the others are full: %s", way, show(p))
+			}
+		}
+		if l := claim(t, p, "llama"); l.Pod().ID != "b" {
+			t.Errorf("%s: %s", way, show(p))
+		}
+		p = readyWith(o, "a=llama:4 b=llama:4")
+		p.SetSuspect("a", "llama", true)
+		p.SetSuspect("b", "llama", true)
+		for range 8 { // all are
+			claim(t, p, "llama")
+		}
+		p = readyWith(o, "b=llama:4")
+		p.SetSuspect("b", "llama", true)
+		p.SetSuspect("b", "llama", false)
+		p.SetSuspect("stranger", "llama", true)
+		claim(t, p, "llama")
 	}
 }

@@ -40,6 +40,9 @@ type Options struct {
 	// after the SetPods that removes them there are none. It must be quick and
 	// must not call the Runner.
 	OnChange func(pod regions.PodID, model regions.ModelName, from, to regions.PodState, why string)
+	// OnSuspect is told when a pod that takes requests becomes suspect ([State.Suspect])
+	// and when it is no more, by the same rules. Nil: nobody is.
+	OnSuspect func(pod regions.PodID, model regions.ModelName, suspect bool)
 	// Logger gets a line for each change of state. Nil discards it.
 	Logger *slog.Logger
 	// Registry gets the metrics. Nil keeps them to the Runner.

@@ -47,7 +47,8 @@ type Policy struct {
 // later, which is refused at once. A pod that hangs silently is met after 500 ms
 // too, but believed only after a second timeout, since one of 400 ms is within
 // the reach of a loaded server: 1.3 s, unless a request is refused or lost
-// before. A pod that lost one request is asked at once; two within a second
+// before. From the first on, after 0.9 s, it is suspect, and given requests only
+// when the others are full. A pod that lost one request is asked at once; two within a second
 // are not chance, as a crash breaks all of a pod's connections at the same time.
 //
 // A pod that is out is asked each eighth of the time that it has been out, at
@@ -104,7 +105,7 @@ func (s State) Since() time.Time { return s.since }
 func (s State) Why() string { return s.why }
 
 // Suspect reports whether the pod lost a request or timed out and has not
-// answered a probe since. A suspect pod still takes requests.
+// answered a probe since. A suspect pod still takes requests, after the others.
 func (s State) Suspect() bool { return s.pod.Takes() && (s.timeouts > 0 || !s.lost.IsZero()) }
 
 // Step is what is known of a pod and model after one more observation, made at

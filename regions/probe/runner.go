@@ -57,6 +57,9 @@ func NewRunner(o Options, prober Prober) *Runner {
 	if o.OnChange == nil {
 		o.OnChange = func(regions.PodID, regions.ModelName, regions.PodState, regions.PodState, string) {}
 	}
+	if o.OnSuspect == nil {
+		o.OnSuspect = func(regions.PodID, regions.ModelName, bool) {}
+	}
 	if o.Concurrency <= 0 {
 		o.Concurrency = DefaultOptions().Concurrency
 	}
@@ -224,6 +227,9 @@ func (r *Runner) step(w *watch, obs regions.Observation, by func(State, regions.
 	old := w.state
 	w.state = by(old, obs, time.Now())
 	from, to, why := old.Pod(), w.state.Pod(), w.state.Why()
+	if suspect := w.state.Suspect(); suspect != old.Suspect() {
+		r.options.OnSuspect(w.key.pod, w.key.model, suspect)
+	}
 	first := !w.seen
 	w.seen = true
 	if from == to && !first {

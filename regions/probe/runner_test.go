@@ -151,6 +151,42 @@ func TestCrashIsOutWithinASecond(t *testing.T) {
 	}
 }
 
+// TestSuspicionIsTold: the first time that a pod does not answer, within a second of its
+// loss, and when it answers again.
+func TestSuspicionIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.set("a", regions.SawReady)
+		o := probe.DefaultOptions()
+		var mu sync.Mutex
+		var told []string
+		o.OnSuspect = func(pod regions.PodID, model regions.ModelName, suspect bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, fmt.Sprint(pod, " ", model, " ", suspect, " ", w.told()))
+		}
+		r := run(t, w, o)
+		r.SetPods(pods("a"))
+		wait(3333 * ms)
+		w.told()
+		w.set("a", regions.SawTimeout)
+		wait(901 * ms)
+		if len(told) != 1 || told[0] != "a llama true []" {
+			t.Errorf("after 0.9 s: %q", told)
+		}
+		w.set("a", regions.SawReady)
+		wait(time.Second)
+		if len(told) != 2 || told[1] != "a llama false []" {
+			t.Errorf("it has answered: %q", told)
+		}
+		w.set("a", regions.SawTimeout)
+		wait(2 * time.Second)
+		if got := w.told(); len(told) != 4 || told[3] != "a llama false []" || len(got) != 1 || got[0].to != regions.PodGone {
+			t.Errorf("it is gone, and no suspect: %q, %v", told, got)
+		}
+	})
+}
+
 func TestLostRequestIsAskedAboutAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
