@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"maps"
@@ -88,16 +89,16 @@ func (a *attempt) trailer() http.Header {
 // callTrailer is the end of a call, as the pod has said it or, of one that was lost, as
 // we do.
 func (a *attempt) callTrailer(lost error) http.Header {
-	_, said := rpc.Answered(a.trailer())
+	code, said := rpc.Answered(a.trailer())
 	own := lost != nil && !errors.As(lost, new(*answer.CallError))
 	switch {
 	case own:
-		code := rpc.Unavailable
+		code = rpc.Unavailable
 		if errors.Is(lost, errStalled) || a.x.cause() != nil {
 			code = rpc.DeadlineExceeded
 		}
 		return rpc.Trailer(code, "stream_interrupted: "+cutText(lost))
-	case !said: // it was left once nothing was missing
+	case !said, a.parts && code != rpc.OK: // it was left once nothing was missing
 		return rpc.Trailer(rpc.OK, "")
 	default:
 		h := a.trailer().Clone()
@@ -121,12 +122,12 @@ func (s *stream) rests() bool {
 	if !rests {
 		return false
 	}
-	a := s.x.current
-	a.bodyErr, s.idle, s.parted = io.EOF, true, make(chan struct{})
+	a, parted := s.x.current, make(chan struct{})
+	a.bodyErr, s.idle, s.parted = io.EOF, true, parted
 	a.parts = whole
 	a.settle(a.ended())
 	go func() { // the next request does not wait for it
-		defer close(s.parted)
+		defer close(parted)
 		late := time.AfterFunc(parting, func() { a.stop(nil) })
 		defer late.Stop()
 		_, _ = io.Copy(io.Discard, a.body)
@@ -160,7 +161,7 @@ func (s *stream) wake() {
 	case err == nil:
 		_ = res.Body.Close()
 		x.current.settle(x.current.verdict())
-		s.out = s.calls.Refuse(res.Header.Get(rpc.MessageHeader))
+		s.out = s.calls.Refuse(cmp.Or(res.Header.Get(rpc.MessageHeader), "the pod has refused the request"))
 	case x.current == last && x.cause() == nil:
 		s.out = s.calls.Refuse(faultOf(err).text)
 	default:

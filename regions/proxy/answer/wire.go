@@ -61,15 +61,16 @@ func (w *wire) take(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for {
-		if w.closed {
+		switch {
+		case w.closed:
 			return 0, io.ErrClosedPipe
+		case w.ended:
+			return 0, io.EOF
 		}
 		if len(w.out) == 0 {
 			w.out = c.nextLocked()
 		}
 		switch {
-		case w.ended:
-			return 0, io.EOF
 		case len(w.out) > 0:
 			n := copy(p, w.out)
 			w.out = w.out[n:]
