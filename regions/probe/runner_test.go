@@ -159,30 +159,38 @@ func TestSuspicionIsTold(t *testing.T) {
 		w.set("a", regions.SawReady)
 		o := probe.DefaultOptions()
 		var mu sync.Mutex
-		var told []string
+		var all []string
+		told := func() []string {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(all)
+		}
 		o.OnSuspect = func(pod regions.PodID, model regions.ModelName, suspect bool) {
 			mu.Lock()
 			defer mu.Unlock()
-			told = append(told, fmt.Sprint(pod, " ", model, " ", suspect, " ", w.told()))
+			all = append(all, fmt.Sprint(pod, " ", model, " ", suspect, " ", w.told()))
 		}
 		r := run(t, w, o)
 		r.SetPods(pods("a"))
 		wait(3333 * ms)
 		w.told()
 		w.set("a", regions.SawTimeout)
-		wait(901 * ms)
-		if len(told) != 1 || told[0] != "a llama true []" {
-			t.Errorf("after 0.9 s: %q", told)
+		lost := time.Now()
+		for len(told()) == 0 {
+			wait(5 * ms)
+		}
+		if took := time.Since(lost); took > 905*ms || told()[0] != "a llama true []" {
+			t.Errorf("after %v: %q", took, told())
 		}
 		w.set("a", regions.SawReady)
 		wait(time.Second)
-		if len(told) != 2 || told[1] != "a llama false []" {
-			t.Errorf("it has answered: %q", told)
+		if len(told()) != 2 || told()[1] != "a llama false []" {
+			t.Errorf("it has answered: %q", told())
 		}
 		w.set("a", regions.SawTimeout)
 		wait(2 * time.Second)
-		if got := w.told(); len(told) != 4 || told[3] != "a llama false []" || len(got) != 1 || got[0].to != regions.PodGone {
-			t.Errorf("it is gone, and no suspect: %q, %v", told, got)
+		if got := w.told(); len(told()) != 4 || told()[3] != "a llama false []" || len(got) != 1 || got[0].to != regions.PodGone {
+			t.Errorf("it is gone, and no suspect: %q, %v", told(), got)
 		}
 	})
 }

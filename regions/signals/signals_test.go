@@ -495,7 +495,9 @@ func TestFingerprintsAreOfOneLife(t *testing.T) {
 		}
 		// It is asked, and has gone and come back before the answer is here.
 		w.with(func() { w.slow = second })
-		wait(30*second + second/2)
+		asked := func() (n int) { w.with(func() { n = w.asked[llama] }); return n }
+		for before := asked(); asked() == before; wait(second / 10) {
+		}
 		s.Changed("one", "llama", regions.PodGone)
 		w.with(func() { w.slow, w.marks[llama] = 0, anew })
 		s.Changed("one", "llama", regions.PodReady)
