@@ -147,7 +147,7 @@ func (p *pod) list(spec regions.Pod, o *Options, find func(regions.ModelName) *m
 		}
 		if !s.listed {
 			// What was known of it ended when it left the set.
-			s.listed, s.told, s.own, s.pace, changed = true, regions.PodGone, outlier.State{}, 0, true
+			s.listed, s.told, s.suspect, s.own, s.pace, changed = true, regions.PodGone, false, outlier.State{}, 0, true
 			s.facts, s.said, s.foreign = regions.Facts{}, report{}, nil
 			s.record.Forget()
 		}

@@ -337,10 +337,21 @@ func TestSuspectsComeLast(t *testing.T) {
 		for range 8 { // all are
 			claim(t, p, "llama")
 		}
-		p = readyWith(o, "b=llama:4")
+		p = readyWith(o, "a=llama:4 b=llama:4")
+		p.SetSuspect("a", "llama", true)
 		p.SetSuspect("b", "llama", true)
 		p.SetSuspect("b", "llama", false)
+		for range 4 {
+			claim(t, p, "llama") // b is full
+		}
+		// It goes and comes back with its requests.
+		p.SetSuspect("b", "llama", true)
+		p.SetPods(epoch, pods("a=llama:4"))
+		p.SetPods(epoch, pods("a=llama:4 b=llama:8"))
+		p.SetState(epoch, "b", "llama", regions.PodReady)
+		if l := claim(t, p, "llama"); l.Pod().ID != "b" {
+			t.Errorf("%s: %s", way, show(p))
+		}
 		p.SetSuspect("stranger", "llama", true)
-		claim(t, p, "llama")
 	}
 }

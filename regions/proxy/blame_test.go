@@ -69,6 +69,26 @@ func (g *rig) blamed() int {
 	return n
 }
 
+// TestAnotherErrorBlamesNobody: what the second pod finds wrong with a request, the first
+// one may have met with.
+func TestAnotherErrorBlamesNobody(t *testing.T) {
+	answers := func(status int) string {
+		return startPod(t, func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			http.Error(w, `{"error":"inputs"}`, status)
+		})
+	}
+	g := newRig(t, nil, answers(http.StatusInternalServerError), answers(http.StatusBadRequest))
+	for range 10 {
+		if _, _, err := g.post("/v2/models/llama/generate", "{}"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := g.blamed(); n > 0 {
+		t.Errorf("blamed %d times", n)
+	}
+}
+
 // TestMalformedJSONIsTheClients: Triton answers it with 500, so that it does not get that
 // far.
 func TestMalformedJSONIsTheClients(t *testing.T) {

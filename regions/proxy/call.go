@@ -146,7 +146,6 @@ func (s *stream) wake() {
 			s.tell(cause, errNoPlace)
 			return
 		}
-		<-s.parted // with the pod's trailer
 		s.end = err
 		return
 	}
@@ -161,13 +160,29 @@ func (s *stream) wake() {
 	case err == nil:
 		_ = res.Body.Close()
 		x.current.settle(x.current.verdict())
-		s.out = s.calls.Refuse(cmp.Or(res.Header.Get(rpc.MessageHeader), "the pod has refused the request"))
+		s.refuse(cmp.Or(res.Header.Get(rpc.MessageHeader), "the pod has refused the request"))
 	case x.current == last && x.cause() == nil:
-		s.out = s.calls.Refuse(faultOf(err).text)
+		s.refuse(faultOf(err).text)
 	default:
 		s.idle, s.cut = false, err
 	}
 }
+
+// refuse ends what was asked of a stream that rests, and the stream itself if that can't be
+// followed, so that it is not known to whom to say it.
+func (s *stream) refuse(why string) {
+	if s.calls.Whole() {
+		s.out = s.calls.Refuse(why)
+		return
+	}
+	s.tell(unservedError(why), errNoPlace)
+}
+
+// unservedError is why nobody serves a request.
+type unservedError string
+
+// Error is what the client is told.
+func (e unservedError) Error() string { return string(e) }
 
 // codeStatus is the HTTP status that counts like a call's.
 func codeStatus(code rpc.Code) int {

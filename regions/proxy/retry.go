@@ -50,16 +50,17 @@ func (x *exchange) retries(a *attempt, end regions.End, err error) bool {
 // another pod is asked, which tells: one that is there at once, and only once.
 func (x *exchange) doubtful(a *attempt) bool {
 	if a.place.pod == "" || a.status != http.StatusInternalServerError || !a.repeatable || x.req.Frontend == regions.GRPC || x.doubted != nil ||
-		!x.proxy.retries.error(x.req.Model, x.proxy.opts.Now()) || !x.another(a.place.pod) {
+		!x.proxy.retries.doubt(x.req.Model, x.proxy.opts.Now()) || !x.another(a.place.pod) {
 		return false
 	}
 	x.doubted = a.place.blame
 	return x.count()
 }
 
-// clear ends the doubt once there is an answer.
+// clear ends the doubt once there is an answer. One that finds fault with the request finds
+// none with the first pod.
 func (x *exchange) clear(a *attempt) {
-	if x.doubted != nil && a.verdict() == regions.EndServed {
+	if x.doubted != nil && a.status < http.StatusBadRequest && a.verdict() == regions.EndServed {
 		x.doubted(x.proxy.opts.Now())
 	}
 }
@@ -164,6 +165,12 @@ func (r *retries) death(m regions.ModelName, now time.Time) bool {
 	defer r.mu.Unlock()
 	of := r.models[m]
 	return of.budget.Death(now, of.running)
+}
+
+func (r *retries) doubt(m regions.ModelName, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.models[m].budget.Doubt(now)
 }
 
 func (r *retries) error(m regions.ModelName, now time.Time) bool {

@@ -166,13 +166,17 @@ func (s *stream) Read(p []byte) (int, error) {
 
 // trail ends the answer with the pod's trailer, as far as it was announced, and ours.
 func (s *stream) trail() {
+	if s.parted != nil {
+		<-s.parted // with its trailer
+	}
 	last := s.x.current
 	if s.calls != nil {
 		s.own.Trailer = last.callTrailer(s.lost)
-	}
-	for name, v := range last.trailer() {
-		if _, announced := s.own.Trailer[name]; announced && name != ResumedHeader {
-			s.own.Trailer[name] = v
+	} else {
+		for name, v := range last.trailer() {
+			if _, announced := s.own.Trailer[name]; announced && name != ResumedHeader {
+				s.own.Trailer[name] = v
+			}
 		}
 	}
 	if _, announced := s.own.Trailer[ResumedHeader]; !announced && s.calls == nil {
@@ -335,6 +339,8 @@ func cutText(cut error) string {
 		return "no token from the pod for too long"
 	case errors.Is(cut, errTotal):
 		return "the request took too long"
+	case errors.As(cut, new(unservedError)):
+		return cut.Error()
 	default:
 		return "the pod was lost in the middle of its answer"
 	}

@@ -37,6 +37,7 @@ type Calls struct {
 	polled bool   // a slot is about to be asked for again
 	rest   []byte // of requests that can't be followed, to be sent as they are
 	opaque bool   // there were such
+	stays  bool   // the pod has something in mind between requests
 	begun  bool   // there was a request
 	// failed are the ids of requests that ended with an error, of which the pod may still
 	// give the mark that only we asked for.

@@ -98,7 +98,7 @@ func (w *wire) Close() error {
 func (c *Calls) Rest() (rests, whole bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.opaque || !c.begun || c.half != nil || c.wire == nil || c.pass > 0 || len(c.in) > 0 {
+	if c.opaque || c.stays || !c.begun || c.half != nil || c.wire == nil || c.pass > 0 || len(c.in) > 0 {
 		return false, false
 	}
 	whole = true
@@ -257,6 +257,7 @@ func (c *Calls) begin(m *inferencepb.ModelInferRequest, frame []byte) {
 	defer c.mu.Unlock()
 	defer c.change.Broadcast()
 	t := &turn{own: m.GetId(), frame: frame, size: len(frame)}
+	c.stays = c.stays || m.GetParameters()[sequenceID] != nil
 	m.Id = c.aliasLocked(m.GetId())
 	if t.id = m.GetId(); t.id != t.own {
 		t.frame = appendMessage(nil, m)
@@ -271,6 +272,10 @@ func (c *Calls) begin(m *inferencepb.ModelInferRequest, frame []byte) {
 	}
 	c.begun = true
 }
+
+// sequenceID is the parameter of requests that belong together, of which a pod keeps
+// what came of the earlier ones (Triton's sequence extension).
+const sequenceID = "sequence_id"
 
 // aliasLocked is by what name the pod gets to know a request: the client's, unless another
 // request has it. Many clients give none.

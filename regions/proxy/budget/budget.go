@@ -15,12 +15,16 @@ const (
 	// errorShare of the requests of a span may be repeated after errors, and errorLeast
 	// in any case (Google's SRE book, chapter 21, allows a tenth).
 	errorNum, errorDen, errorLeast = 1, 10, 3
+	// doubtShare of them may be repeated to find out whether an error is the pod's or the
+	// request's own, apart from the others: clients can bring such errors about, and must
+	// not take from what is for pods in trouble.
+	doubtNum, doubtDen, doubtLeast = 1, 20, 3
 )
 
 // Budget is what may be repeated of one model's requests. The zero value is full. It
 // has no lock and no clock.
 type Budget struct {
-	requests, deaths, errors window
+	requests, deaths, errors, doubts window
 }
 
 // Request counts a request that came.
@@ -35,6 +39,11 @@ func (b *Budget) Death(now time.Time, running int) bool {
 // Error takes from the budget for repeating what failed otherwise.
 func (b *Budget) Error(now time.Time) bool {
 	return b.errors.take(now, max(errorLeast, b.requests.sum(now)*errorNum/errorDen))
+}
+
+// Doubt takes from the budget for repeating what failed with an error that may be its own.
+func (b *Budget) Doubt(now time.Time) bool {
+	return b.doubts.take(now, max(doubtLeast, b.requests.sum(now)*doubtNum/doubtDen))
 }
 
 // parts is how many pieces a window has: what was spent comes back after the span,

@@ -42,9 +42,14 @@ func TestErrorsAreBoundedByWhatComes(t *testing.T) {
 	}
 }
 
-func TestTheTwoBudgetsAreApart(t *testing.T) {
+func TestTheBudgetsAreApart(t *testing.T) {
 	var b budget.Budget
-	spend(1000, func() bool { return b.Error(at(0)) })
+	if got := spend(1000, func() bool { return b.Doubt(at(0)) }); got != 3 {
+		t.Errorf("%d of no requests may be repeated in doubt", got)
+	}
+	if got := spend(1000, func() bool { return b.Error(at(0)) }); got != 3 {
+		t.Errorf("%d errors may be repeated after doubts, want 3", got)
+	}
 	if !b.Death(at(0), 0) {
 		t.Error("errors have used up what is for deaths")
 	}
