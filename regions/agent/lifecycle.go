@@ -110,6 +110,7 @@ func (a *Agent) leave(ctx context.Context) error {
 	case <-ctx.Done():
 		return a.server.Close()
 	}
+	a.proxy.Dismiss()
 	ctx, cancel := context.WithTimeout(ctx, last.grace)
 	defer cancel()
 	if err := a.server.Shutdown(ctx); err != nil && !a.isKilled() {

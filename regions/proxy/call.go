@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"io"
 	"maps"
@@ -94,7 +95,7 @@ func (a *attempt) callTrailer(lost error) http.Header {
 	switch {
 	case own:
 		code = rpc.Unavailable
-		if errors.Is(lost, errStalled) || a.x.cause() != nil {
+		if errors.Is(lost, errStalled) || errors.Is(lost, errIdle) || a.x.cause() != nil {
 			code = rpc.DeadlineExceeded
 		}
 		return rpc.Trailer(code, "stream_interrupted: "+cutText(lost))
@@ -141,18 +142,20 @@ func (s *stream) rests() bool {
 // come by itself. One for which there is none ends with an error, and the stream goes on.
 func (s *stream) wake() {
 	x := s.x
-	if err := s.calls.Await(x.in.Context()); err != nil {
-		if cause := x.cause(); cause != nil && !errors.Is(cause, errClientGone) {
-			s.tell(cause, errNoPlace)
-			return
-		}
+	if err := s.await(); err != nil {
 		s.end = err
+		if cause := cmp.Or(x.cause(), err); !errors.Is(err, io.EOF) && !errors.Is(cause, errClientGone) {
+			s.lost, s.end = cause, io.EOF
+		}
 		return
 	}
+	s.begun.Store(false)
 	x.begun = x.proxy.opts.Now()
 	x.replays, x.misses, x.spills, x.again = 0, 0, 0, ""
 	x.req.Tried, x.req.Same = nil, regions.Fingerprint{}
-	last := x.current
+	if s.calls.Leaves() {
+		x.avoid(x.current)
+	}
 	res, err := x.launch(s)
 	switch {
 	case err == nil && x.current.events.Load():
@@ -161,11 +164,22 @@ func (s *stream) wake() {
 		_ = res.Body.Close()
 		x.current.settle(x.current.verdict())
 		s.refuse(cmp.Or(res.Header.Get(rpc.MessageHeader), "the pod has refused the request"))
-	case x.current == last && x.cause() == nil:
+	case x.cause() == nil:
 		s.refuse(faultOf(err).text)
 	default:
 		s.idle, s.cut = false, err
 	}
+}
+
+// await waits for the client.
+func (s *stream) await() error {
+	ctx, stop := context.WithCancelCause(s.x.in.Context())
+	defer stop(nil)
+	idle := time.AfterFunc(s.x.limits.Idle, func() { stop(errIdle) })
+	defer idle.Stop()
+	dismissed := s.x.proxy.dismissed
+	defer context.AfterFunc(dismissed, func() { stop(context.Cause(dismissed)) })()
+	return s.calls.Await(ctx)
 }
 
 // refuse ends what was asked of a stream that rests, and the stream itself if that can't be

@@ -29,6 +29,8 @@ var (
 	errStalled      = errors.New("no byte from the pod for too long")
 	errTotal        = errors.New("the request took too long")
 	errNoConnection = errors.New("could not connect in time")
+	errDismissed    = errors.New("the gateway stops")
+	errIdle         = errors.New("no request for too long")
 	errDraining     = errors.New("the pod shuts down")
 	errNoRoom       = errors.New("the region has no room")
 	errDeadline     = errors.New("the client's time is over")

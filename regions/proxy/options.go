@@ -75,6 +75,8 @@ type Limits struct {
 	FirstByte time.Duration
 	// Token is the longest wait between two reads from a pod after that.
 	Token time.Duration
+	// Idle is how long a stream of calls may wait for its client between two requests.
+	Idle time.Duration
 	// Total is the longest that a request may take in all; 0 is no limit.
 	Total time.Duration
 	// ClientStall is how long writes to the client may block for a KiB of an answer,
@@ -106,6 +108,8 @@ type Limits struct {
 //     bytes can't hold a connection for long, while a phone on a bad line can pause.
 //     An answer waits for its client only when the buffers of the kernels on the way
 //     are full, of 10,000 tokens and more; by then a pod's slot waits, too.
+//   - 10 min for the next request of a stream: it holds no pod meanwhile, and 60 KiB of
+//     memory. Other proxies allow five; who asks less often can open a stream for it.
 //   - 2 s to connect: one lost SYN is sent again after 1 s.
 //   - 100 MiB of body: images and audio as base64.
 //   - 1 MiB kept for a replay: a prompt of 250,000 tokens; 1,000 requests at
@@ -118,6 +122,7 @@ func DefaultLimits() Limits {
 	return Limits{
 		FirstByte:   600 * time.Second,
 		Token:       600 * time.Second,
+		Idle:        10 * time.Minute,
 		ClientStall: 30 * time.Second,
 		BodyStall:   30 * time.Second,
 		Dial:        2 * time.Second,

@@ -59,6 +59,8 @@ type Proxy struct {
 	retries   retries
 	flights   flights
 	guests    guests // requests spilled in that hold a pod
+	dismissed context.Context
+	dismiss   context.CancelCauseFunc
 	buffers   bufferPool
 	log       *slog.Logger
 	metrics   *metrics
@@ -75,6 +77,7 @@ func New(o Options) *Proxy {
 		log:       o.Logger.With("component", "proxy"),
 		metrics:   newMetrics(o.Registry),
 	}
+	p.dismissed, p.dismiss = context.WithCancelCause(context.Background())
 	p.SetLimits(o.Limits)
 	return p
 }
@@ -91,6 +94,10 @@ func (p *Proxy) Waiting() map[regions.ModelName]int { return p.admission.Waiting
 // SetLimits changes over to other limits for the requests from now on; connections
 // that are kept are kept. Dial alone stays as it was.
 func (p *Proxy) SetLimits(l Limits) { p.limits.Store(&l) }
+
+// Dismiss ends the streams of calls that wait for their client, and from now on those that
+// come to it, each with UNAVAILABLE. Call it before waiting for all requests to end.
+func (p *Proxy) Dismiss() { p.dismiss(errDismissed) }
 
 // CloseIdle closes the connections to pods that no request uses. A pod that
 // shuts down waits for its idle connections, so call it when one drains, and at

@@ -99,9 +99,14 @@ type talker struct {
 	inferencepb.UnimplementedGRPCInferenceServiceServer
 	refuses  atomic.Bool
 	requests atomic.Int32
+	// hears answers a request instead, unless it gives nil; it is called beside others.
+	hears func(*inferencepb.ModelInferRequest) *inferencepb.ModelStreamInferResponse
 }
 
 func (p *talker) ModelStreamInfer(s grpc.BidiStreamingServer[inferencepb.ModelInferRequest, inferencepb.ModelStreamInferResponse]) error {
+	var answers sync.WaitGroup
+	defer answers.Wait()
+	var mu sync.Mutex
 	for {
 		r, err := s.Recv()
 		if errors.Is(err, io.EOF) {
@@ -114,18 +119,31 @@ func (p *talker) ModelStreamInfer(s grpc.BidiStreamingServer[inferencepb.ModelIn
 		if p.refuses.Load() {
 			return status.Error(codes.Unavailable, "not now")
 		}
-		text := func(name, value string) *inferencepb.ModelInferResponse_InferOutputTensor {
-			return &inferencepb.ModelInferResponse_InferOutputTensor{
-				Name: name, Datatype: "BYTES", Shape: []int64{1}, Contents: &inferencepb.InferTensorContents{BytesContents: [][]byte{[]byte(value)}},
+		answers.Go(func() {
+			m := reply(r.GetId())
+			if p.hears != nil {
+				if own := p.hears(r); own != nil {
+					m = own
+				}
 			}
-		}
-		if err := s.Send(&inferencepb.ModelStreamInferResponse{InferResponse: &inferencepb.ModelInferResponse{
-			ModelName: "llama", Id: r.GetId(), Outputs: []*inferencepb.ModelInferResponse_InferOutputTensor{text("text_output", "so"), text("finish_reason", "stop")},
-			Parameters: map[string]*inferencepb.InferParameter{"triton_final_response": {ParameterChoice: &inferencepb.InferParameter_BoolParam{BoolParam: true}}},
-		}}); err != nil {
-			return err
+			mu.Lock()
+			defer mu.Unlock()
+			_ = s.Send(m) // who does not get it says so
+		})
+	}
+}
+
+// reply is a whole answer.
+func reply(id string) *inferencepb.ModelStreamInferResponse {
+	text := func(name, value string) *inferencepb.ModelInferResponse_InferOutputTensor {
+		return &inferencepb.ModelInferResponse_InferOutputTensor{
+			Name: name, Datatype: "BYTES", Shape: []int64{1}, Contents: &inferencepb.InferTensorContents{BytesContents: [][]byte{[]byte(value)}},
 		}
 	}
+	return &inferencepb.ModelStreamInferResponse{InferResponse: &inferencepb.ModelInferResponse{
+		ModelName: "llama", Id: id, Outputs: []*inferencepb.ModelInferResponse_InferOutputTensor{text("text_output", "so"), text("finish_reason", "stop")},
+		Parameters: map[string]*inferencepb.InferParameter{"triton_final_response": {ParameterChoice: &inferencepb.InferParameter_BoolParam{BoolParam: true}}},
+	}}
 }
 
 // start serves it until the test ends.
@@ -231,4 +249,118 @@ func TestAStreamMayEndAtItsRest(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// TestAPodThatTakesNoMore finishes what it has; what it refuses beside that goes elsewhere.
+func TestAPodThatTakesNoMore(t *testing.T) {
+	for _, closes := range []bool{false, true} {
+		t.Run(fmt.Sprintf("half closed %v", closes), func(t *testing.T) { takesNoMore(t, closes) })
+	}
+}
+
+func takesNoMore(t *testing.T, closes bool) {
+	var last atomic.Pointer[talker]
+	finish := make(chan struct{})
+	all := []*talker{{}, {}}
+	var addrs []string
+	for _, p := range all {
+		p.hears = func(r *inferencepb.ModelInferRequest) *inferencepb.ModelStreamInferResponse {
+			switch {
+			case r.GetId() == "long":
+				last.Store(p)
+				<-finish
+			case r.GetId() == "late" && last.Load() == p:
+				return &inferencepb.ModelStreamInferResponse{
+					ErrorMessage: "GRPC server is shutting down and has stopped accepting new requests.", InferResponse: &inferencepb.ModelInferResponse{Id: "late"},
+				}
+			}
+			return nil
+		}
+		addrs = append(addrs, p.start(t))
+	}
+	g := newRig(t, resuming(t), addrs...)
+	c := g.converse(t)
+	for _, id := range []string{"long", "late"} {
+		if err := c.Send(asking(id, "hi", 3)); err != nil {
+			t.Fatal(err)
+		}
+		regionstest.Eventually(t, patience, func() bool { return last.Load() != nil }, "a pod has the first")
+	}
+	regionstest.Eventually(t, patience, func() bool { return len(g.metric("rhumb_proxy_told_errors_total")) > 0 }, "it refuses the second")
+	if closes {
+		if err := c.CloseSend(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(finish)
+	for _, id := range []string{"long", "late"} {
+		if m, err := c.Recv(); err != nil || m.GetErrorMessage() != "" || m.GetInferResponse().GetId() != id {
+			t.Fatalf("%s: %v, %v", id, m, err)
+		}
+	}
+	if closes {
+		if _, err := c.Recv(); !errors.Is(err, io.EOF) {
+			t.Error(err)
+		}
+	}
+	if a, b := all[0].requests.Load(), all[1].requests.Load(); a+b != 3 || a == 0 || b == 0 {
+		t.Errorf("the pods were asked %d and %d times", a, b)
+	}
+	regionstest.Eventually(t, patience, func() bool { return len(g.pool.Loads()) == 0 }, "all slots are given back")
+}
+
+// TestAStreamThatRestsEnds when its client has been silent for too long, and when the
+// gateway stops.
+func TestAStreamThatRestsEnds(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		idle time.Duration
+		code codes.Code
+		says string
+	}{
+		{"silent", 200 * time.Millisecond, codes.DeadlineExceeded, "no request for too long"},
+		{"stopping", patience, codes.Unavailable, "the gateway stops"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := newRig(t, func(o *proxy.Options) {
+				resuming(t)(o)
+				o.Limits.Idle = c.idle
+			}, new(talker).start(t))
+			x := g.converse(t)
+			asks(t, x, asking("x", "hi", 3))
+			if c.idle == patience {
+				g.proxy.Dismiss()
+			}
+			if _, err := x.Recv(); status.Code(err) != c.code || !strings.Contains(err.Error(), c.says) {
+				t.Error(err)
+			}
+			g.ended(regions.EndServed, 1)
+		})
+	}
+}
+
+// TestADeadPodAtTheNextRequest: of the request nothing has begun, and of two pods the other
+// answers it; of one it gets an error of its own.
+func TestADeadPodAtTheNextRequest(t *testing.T) {
+	for _, others := range []int{1, 0} {
+		pods, addrs := callPods(t, 1+others)
+		g := newRig(t, func(o *proxy.Options) { resuming(t)(o); o.Admit.MaxWait = 100 * time.Millisecond }, addrs...)
+		g.learn(len(pods))
+		c := g.converse(t)
+		for turn := range 4 {
+			if turn == 1 {
+				pods[0].Crash()
+			}
+			if err := c.Send(asking("x", "hi", 3)); err != nil {
+				t.Fatal(err)
+			}
+			heard, err := hear(c, "x")
+			if err != nil {
+				t.Fatalf("%d others, turn %d: %v", others, turn, err)
+			}
+			if got := heard["x"]; (got.err == "") != (turn == 0 || others > 0) || strings.Contains(got.err, "interrupted") {
+				t.Errorf("%d others, turn %d: %q, %q", others, turn, got.text.String(), got.err)
+			}
+		}
+	}
 }

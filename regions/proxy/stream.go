@@ -339,7 +339,7 @@ func cutText(cut error) string {
 		return "no token from the pod for too long"
 	case errors.Is(cut, errTotal):
 		return "the request took too long"
-	case errors.As(cut, new(unservedError)):
+	case errors.Is(cut, errIdle), errors.Is(cut, errDismissed), errors.As(cut, new(unservedError)):
 		return cut.Error()
 	default:
 		return "the pod was lost in the middle of its answer"

@@ -198,6 +198,7 @@ func (c *checker) limits(l Limits) {
 	between(c, "agent.limits.read_timeout", l.ReadTimeout, time.Second, 24*time.Hour)
 	between(c, "agent.limits.write_timeout", l.WriteTimeout, time.Second, 24*time.Hour)
 	between(c, "agent.limits.idle_timeout", l.IdleTimeout, time.Second, time.Hour)
+	between(c, "agent.limits.stream_idle_timeout", l.StreamIdleTimeout, time.Second, 24*time.Hour)
 	between(c, "agent.limits.drain_timeout", l.DrainTimeout, 0, 24*time.Hour)
 	// Beyond ten million connections a machine is out of ports, files and memory.
 	between(c, "agent.limits.connections", l.Connections, 1, 10_000_000)

@@ -284,10 +284,13 @@ type Limits struct {
 	// how long, unless they say so themselves.
 	Queue        int           `mapstructure:"queue" default:"1024"`
 	QueueWait    time.Duration `mapstructure:"queue_wait" default:"30s"`
-	TotalTimeout time.Duration `mapstructure:"total_timeout" default:"0s" reload:"live"`   // of a whole request; 0: none
-	WriteTimeout time.Duration `mapstructure:"write_timeout" default:"30s" reload:"live"`  // for a client to take the next KiB
-	IdleTimeout  time.Duration `mapstructure:"idle_timeout" default:"60s"`                 // between two requests of a connection
-	DrainTimeout time.Duration `mapstructure:"drain_timeout" default:"600s" reload:"live"` // for requests in flight at shutdown
+	TotalTimeout time.Duration `mapstructure:"total_timeout" default:"0s" reload:"live"`  // of a whole request; 0: none
+	WriteTimeout time.Duration `mapstructure:"write_timeout" default:"30s" reload:"live"` // for a client to take the next KiB
+	IdleTimeout  time.Duration `mapstructure:"idle_timeout" default:"60s"`                // between two requests of a connection
+	// StreamIdleTimeout is how long a stream of gRPC may wait for its client between two
+	// requests.
+	StreamIdleTimeout time.Duration `mapstructure:"stream_idle_timeout" default:"600s" reload:"live"`
+	DrainTimeout      time.Duration `mapstructure:"drain_timeout" default:"600s" reload:"live"` // for requests in flight at shutdown
 
 	Connections          int           `mapstructure:"connections" default:"50000" reload:"live"`           // at once
 	ConnectionsPerClient int           `mapstructure:"connections_per_client" default:"2000" reload:"live"` // of an IPv4 address or an IPv6 /64; trusted proxies have no limit

@@ -96,7 +96,7 @@ func (l Limits) apply(o *agent.Options) {
 	o.Limits.Dial, o.Limits.FirstByte, o.Limits.Token = l.ConnectTimeout, l.FirstByteTimeout, l.ReadTimeout
 	o.Admit.Bound, o.Admit.MaxWait = l.Queue, l.QueueWait
 	o.Admit.LongestWait = max(o.Admit.LongestWait, l.QueueWait)
-	o.Limits.Total, o.Limits.ClientStall = l.TotalTimeout, l.WriteTimeout
+	o.Limits.Total, o.Limits.ClientStall, o.Limits.Idle = l.TotalTimeout, l.WriteTimeout, l.StreamIdleTimeout
 	o.Head = gateway.HeadLimits{Size: int(l.Header), Time: l.HeaderTimeout, Idle: l.IdleTimeout}
 	o.Grace = l.DrainTimeout
 	o.Connections = guard.Limits{Connections: l.Connections, PerClient: l.ConnectionsPerClient, Age: l.ConnectionAge, Memory: int64(l.Memory)}

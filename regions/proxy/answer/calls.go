@@ -38,6 +38,7 @@ type Calls struct {
 	rest   []byte // of requests that can't be followed, to be sent as they are
 	opaque bool   // there were such
 	stays  bool   // the pod has something in mind between requests
+	leaves bool   // the present pod takes no more requests, and finishes those that it has
 	begun  bool   // there was a request
 	// failed are the ids of requests that ended with an error, of which the pod may still
 	// give the mark that only we asked for.
@@ -194,7 +195,8 @@ func (c *Calls) messageLocked(h *Heard, frame []byte) {
 }
 
 // failLocked takes an error that the pod told of a request, in the client's words. The
-// request goes on elsewhere if that helps it and is alone: others may be well.
+// request goes on elsewhere if that helps it and is alone, else once the others have ended,
+// if nothing of it was answered.
 func (c *Calls) failLocked(h *Heard, t *turn, told *resume.PodError, words []byte) {
 	h.Told++
 	// What is wrong with a request is said before any of its text.
@@ -204,14 +206,30 @@ func (c *Calls) failLocked(h *Heard, t *turn, told *resume.PodError, words []byt
 		h.Cut, t.told = told, words
 		return
 	}
+	if told.Retryable && !t.heard && !t.begun && c.opts.Replay && !c.opaque {
+		// It has done nothing of it, and others are under way: this one goes elsewhere when
+		// they have ended.
+		t.sent, t.begun, c.leaves = false, true, true
+		c.giveLocked()
+		c.forgetLocked(t)
+		return
+	}
 	h.Out = append(h.Out, words...)
 	c.dropLocked(t)
-	if !t.text.Done() && !t.text.Wished() {
-		if len(c.failed) >= maxFailed {
-			clear(c.failed)
-		}
-		c.failed[t.id] = struct{}{}
+	if !t.text.Wished() {
+		c.forgetLocked(t)
 	}
+}
+
+// forgetLocked keeps the mark of a request that has failed from the client.
+func (c *Calls) forgetLocked(t *turn) {
+	if t.text.Done() {
+		return
+	}
+	if len(c.failed) >= maxFailed {
+		clear(c.failed)
+	}
+	c.failed[t.id] = struct{}{}
 }
 
 // maxFailed bounds the ids that are kept of failed requests. The mark follows at once.

@@ -80,6 +80,11 @@ func (c *Calls) ofLocked(r *inferencepb.ModelInferResponse) *turn {
 // dropLocked forgets a request, and gives back what was held for it.
 func (c *Calls) dropLocked(t *turn) {
 	c.turns = slices.DeleteFunc(c.turns, func(other *turn) bool { return other == t })
+	c.giveLocked()
+}
+
+// giveLocked gives back what is held for requests that the pod has no more.
+func (c *Calls) giveLocked() {
 	for c.held > max(0, c.runningLocked()-1) {
 		c.held--
 		c.slots.Give()

@@ -27,7 +27,8 @@ func (c *Calls) Open(moved func()) io.ReadCloser {
 	for _, t := range c.turns {
 		t.sent = false
 	}
-	c.in, c.pass = nil, 0
+	c.in, c.pass, c.leaves = nil, 0, false
+	clear(c.failed)
 	c.wire = &wire{calls: c, moved: moved}
 	if c.pumped == nil {
 		c.pumped = make(chan struct{})
@@ -93,22 +94,32 @@ func (w *wire) Close() error {
 	return nil
 }
 
+// Leaves reports that the present pod takes no more requests.
+func (c *Calls) Leaves() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.leaves
+}
+
 // Rest ends what the present pod is sent if it has answered all, so that it can be let go
-// while the client is silent. whole is false if it does not know that it has.
+// while the client is silent, or has answered all that it took. whole is false if it does not know that it has.
 func (c *Calls) Rest() (rests, whole bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.opaque || c.stays || !c.begun || c.half != nil || c.wire == nil || c.pass > 0 || len(c.in) > 0 {
+	if c.opaque || c.stays || !c.begun || c.half != nil && !c.leaves || c.wire == nil || c.pass > 0 || len(c.in) > 0 {
 		return false, false
 	}
 	whole = true
 	for _, t := range c.turns {
-		if !t.over {
+		switch {
+		case t.over:
+			whole = false
+		case t.sent, !c.leaves:
 			return false, false
 		}
-		whole = false
 	}
-	c.turns, c.wire.ended = nil, true
+	c.turns = slices.DeleteFunc(c.turns, func(t *turn) bool { return t.over })
+	c.wire.ended = true
 	c.change.Broadcast()
 	return true, whole
 }
@@ -146,6 +157,8 @@ func (c *Calls) unsentLocked() bool {
 func (c *Calls) nextLocked() []byte {
 	for _, t := range c.turns {
 		switch {
+		case c.leaves:
+			return nil
 		case t.sent:
 			continue
 		case c.runningLocked() > c.held && !c.slots.Take():

@@ -19,7 +19,7 @@ var live = []string{
 	"director.dns.why", "director.redirect.location", "director.redirect.scheme", "director.redirect.port", "director.redirect.addresses",
 	"director.redirect.tls.cert_file", "director.redirect.tls.key_file", "director.geo.file", "director.geo.overrides",
 	"agent.tls.cert_file", "agent.tls.key_file", "agent.linger",
-	"agent.limits.body", "agent.limits.first_byte_timeout", "agent.limits.total_timeout", "agent.limits.read_timeout", "agent.limits.write_timeout", "agent.limits.drain_timeout",
+	"agent.limits.body", "agent.limits.first_byte_timeout", "agent.limits.total_timeout", "agent.limits.read_timeout", "agent.limits.write_timeout", "agent.limits.stream_idle_timeout", "agent.limits.drain_timeout",
 	"agent.limits.connections", "agent.limits.connections_per_client", "agent.limits.connection_age", "agent.limits.memory",
 	"agent.auth.mode", "agent.auth.keys_file", "agent.auth.pepper_file",
 }
