@@ -329,6 +329,7 @@ func (a *attempt) failed(err error) (regions.End, error) {
 
 // ended classes the end of an attempt whose answer had begun.
 func (a *attempt) ended() regions.End {
+	var said *answer.CallError
 	switch {
 	case errors.Is(a.bodyErr, io.EOF):
 		return a.verdict()
@@ -339,6 +340,10 @@ func (a *attempt) ended() regions.End {
 	case errors.Is(a.bodyErr, vigil.ErrAbandoned):
 		return regions.EndPodLost
 	case errors.As(a.bodyErr, new(*resume.PodError)):
+		return regions.EndPodError
+	case errors.As(a.bodyErr, &said) && said.Code == rpc.Internal: // such as to what is no message
+		return regions.EndFailed
+	case said != nil:
 		return regions.EndPodError
 	case errors.Is(a.x.cause(), errTotal):
 		return regions.EndTimeout

@@ -91,8 +91,13 @@ func (a *attempt) trailer() http.Header {
 // we do.
 func (a *attempt) callTrailer(lost error) http.Header {
 	code, said := rpc.Answered(a.trailer())
-	own := lost != nil && !errors.As(lost, new(*answer.CallError))
+	ended, theirs := errors.AsType[*answer.CallError](lost)
+	own := lost != nil && !theirs
 	switch {
+	case theirs && !said: // with a status alone
+		h := rpc.Trailer(ended.Code, "")
+		h.Set(rpc.MessageHeader, a.res.Header.Get(rpc.MessageHeader))
+		return h
 	case own:
 		code = rpc.Unavailable
 		if errors.Is(lost, errStalled) || errors.Is(lost, errIdle) || a.x.cause() != nil {
@@ -163,6 +168,10 @@ func (s *stream) wake() {
 	case err == nil:
 		_ = res.Body.Close()
 		x.current.settle(x.current.verdict())
+		if code, _ := rpc.Answered(res.Header); !s.calls.Whole() {
+			s.lost, s.end = &answer.CallError{Code: code}, io.EOF
+			return
+		}
 		s.refuse(cmp.Or(res.Header.Get(rpc.MessageHeader), "the pod has refused the request"))
 	case x.cause() == nil:
 		s.refuse(faultOf(err).text)
@@ -177,8 +186,7 @@ func (s *stream) await() error {
 	defer stop(nil)
 	idle := time.AfterFunc(s.x.limits.Idle, func() { stop(errIdle) })
 	defer idle.Stop()
-	dismissed := s.x.proxy.dismissed
-	defer context.AfterFunc(dismissed, func() { stop(context.Cause(dismissed)) })()
+	defer s.x.proxy.resting.begin(s, stop)()
 	return s.calls.Await(ctx)
 }
 

@@ -41,12 +41,17 @@ func callPods(t *testing.T, n int) (pods []*tritontest.Pod, addrs []string) {
 // caller is a client of the rig's gateway.
 func (g *rig) caller(t *testing.T) inferencepb.GRPCInferenceServiceClient {
 	t.Helper()
+	return inferencepb.NewGRPCInferenceServiceClient(g.conn(t))
+}
+
+func (g *rig) conn(t *testing.T) *grpc.ClientConn {
+	t.Helper()
 	conn, err := grpc.NewClient(g.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	return inferencepb.NewGRPCInferenceServiceClient(conn)
+	return conn
 }
 
 // generation asks for tokens.

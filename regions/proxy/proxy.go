@@ -59,8 +59,7 @@ type Proxy struct {
 	retries   retries
 	flights   flights
 	guests    guests // requests spilled in that hold a pod
-	dismissed context.Context
-	dismiss   context.CancelCauseFunc
+	resting   resting
 	buffers   bufferPool
 	log       *slog.Logger
 	metrics   *metrics
@@ -77,7 +76,6 @@ func New(o Options) *Proxy {
 		log:       o.Logger.With("component", "proxy"),
 		metrics:   newMetrics(o.Registry),
 	}
-	p.dismissed, p.dismiss = context.WithCancelCause(context.Background())
 	p.SetLimits(o.Limits)
 	return p
 }
@@ -97,7 +95,7 @@ func (p *Proxy) SetLimits(l Limits) { p.limits.Store(&l) }
 
 // Dismiss ends the streams of calls that wait for their client, and from now on those that
 // come to it, each with UNAVAILABLE. Call it before waiting for all requests to end.
-func (p *Proxy) Dismiss() { p.dismiss(errDismissed) }
+func (p *Proxy) Dismiss() { p.resting.dismiss() }
 
 // CloseIdle closes the connections to pods that no request uses. A pod that
 // shuts down waits for its idle connections, so call it when one drains, and at
@@ -250,6 +248,40 @@ func (b *bufferPool) Get() []byte {
 
 // Put takes a buffer back.
 func (b *bufferPool) Put(buf []byte) { b.pool.Put((*[bufferSize]byte)(buf)) }
+
+// resting are the streams of calls that wait for their client.
+type resting struct {
+	mu   sync.Mutex
+	over bool
+	ends map[*stream]context.CancelCauseFunc
+}
+
+// begin takes in one, which end ends; done takes it out.
+func (r *resting) begin(s *stream, end context.CancelCauseFunc) (done func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.over {
+		end(errDismissed)
+	}
+	if r.ends == nil {
+		r.ends = map[*stream]context.CancelCauseFunc{}
+	}
+	r.ends[s] = end
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.ends, s)
+	}
+}
+
+func (r *resting) dismiss() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.over = true
+	for _, end := range r.ends {
+		end(errDismissed)
+	}
+}
 
 // flights are the attempts under way at each pod.
 type flights struct {

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -92,73 +91,6 @@ func TestARequestWithoutAPod(t *testing.T) {
 	if _, err := c.Recv(); !errors.Is(err, io.EOF) {
 		t.Error(err)
 	}
-}
-
-// talker is a pod that answers each request at once, and notes them.
-type talker struct {
-	inferencepb.UnimplementedGRPCInferenceServiceServer
-	refuses  atomic.Bool
-	requests atomic.Int32
-	// hears answers a request instead, unless it gives nil; it is called beside others.
-	hears func(*inferencepb.ModelInferRequest) *inferencepb.ModelStreamInferResponse
-}
-
-func (p *talker) ModelStreamInfer(s grpc.BidiStreamingServer[inferencepb.ModelInferRequest, inferencepb.ModelStreamInferResponse]) error {
-	var answers sync.WaitGroup
-	defer answers.Wait()
-	var mu sync.Mutex
-	for {
-		r, err := s.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		p.requests.Add(1)
-		if p.refuses.Load() {
-			return status.Error(codes.Unavailable, "not now")
-		}
-		answers.Go(func() {
-			m := reply(r.GetId())
-			if p.hears != nil {
-				if own := p.hears(r); own != nil {
-					m = own
-				}
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			_ = s.Send(m) // who does not get it says so
-		})
-	}
-}
-
-// reply is a whole answer.
-func reply(id string) *inferencepb.ModelStreamInferResponse {
-	text := func(name, value string) *inferencepb.ModelInferResponse_InferOutputTensor {
-		return &inferencepb.ModelInferResponse_InferOutputTensor{
-			Name: name, Datatype: "BYTES", Shape: []int64{1}, Contents: &inferencepb.InferTensorContents{BytesContents: [][]byte{[]byte(value)}},
-		}
-	}
-	return &inferencepb.ModelStreamInferResponse{InferResponse: &inferencepb.ModelInferResponse{
-		ModelName: "llama", Id: id, Outputs: []*inferencepb.ModelInferResponse_InferOutputTensor{text("text_output", "so"), text("finish_reason", "stop")},
-		Parameters: map[string]*inferencepb.InferParameter{"triton_final_response": {ParameterChoice: &inferencepb.InferParameter_BoolParam{BoolParam: true}}},
-	}}
-}
-
-// start serves it until the test ends.
-func (p *talker) start(t *testing.T) string {
-	t.Helper()
-	l := listen(t)
-	server := grpc.NewServer()
-	inferencepb.RegisterGRPCInferenceServiceServer(server, p)
-	var serving sync.WaitGroup
-	serving.Go(func() { _ = server.Serve(l) })
-	t.Cleanup(func() {
-		server.Stop()
-		serving.Wait()
-	})
-	return l.Addr().String()
 }
 
 // asks sends a request and receives its answer.

@@ -276,7 +276,7 @@ var (
 // the client gets before.
 func (s *stream) rest(lost *attempt) ([]byte, error) {
 	switch end := s.x.end; {
-	case s.x.route.NoResume, end != regions.EndPodLost && end != regions.EndPodError:
+	case s.x.route.NoResume, end != regions.EndPodLost && end != regions.EndPodError && end != regions.EndFailed:
 		return nil, errNoResume
 	case lost.print == (regions.Fingerprint{}) && s.x.req.Same == (regions.Fingerprint{}):
 		return nil, errNoFingerprint

@@ -456,13 +456,31 @@ func TestFingerprintsAreAskedFor(t *testing.T) {
 		}
 		s.Changed("one", "llama", regions.PodWarming) // it has been serving all along
 		wait(95 * second)
-		if w.asked[llama] != 4 || w.asked[mistral] != 4 {
+		if w.asked[llama] != 4 || w.asked[mistral] < 5 || w.asked[mistral] > 8 { // first sooner, since it fails
 			t.Errorf("asked %v", w.asked)
 		}
 		s.Changed("one", "llama", regions.PodDraining)
 		wait(100 * second)
 		if w.asked[llama] != 4 {
 			t.Errorf("asked %v of a model that drains", w.asked)
+		}
+	})
+}
+
+// TestAFingerprintThatFailsIsAskedForAgain soon, since streams are not resumed without it.
+func TestAFingerprintThatFailsIsAskedForAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.pages[oneAt] = busyPage(0, 0)
+		s := run(t, w, signals.Options{})
+		s.SetPods([]regions.Pod{pod("one", 1)})
+		s.Changed("one", "llama", regions.PodReady)
+		wait(second / 2)
+		mark := regions.Fingerprint{Version: 1, ConfigHash: 5}
+		w.with(func() { w.marks["192.0.2.1:8000 llama"] = mark })
+		wait(6 * second) // a pod that has nothing to do is looked at each 5 s
+		if got := w.knows("one").Fingerprint; got != mark {
+			t.Errorf("after 6 s it has %v", got)
 		}
 	})
 }

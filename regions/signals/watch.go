@@ -34,7 +34,7 @@ type model struct {
 	print    regions.Fingerprint
 	last     regions.Fingerprint // before it stopped to take requests
 	marked   time.Time           // when the fingerprint was asked for; zero to ask at once
-	unmarked bool                // it could not be had
+	unmarked int                 // how often in a row it could not be had, at most 10
 	full     regions.Permille    // of the KV cache, by the newest load report
 	heard    time.Time           // of that report; zero if there was none
 	told     time.Time
@@ -186,6 +186,11 @@ func (s *Signals) mark(ctx context.Context, w *watch) {
 	}
 }
 
+// askAgain is how soon a pod is asked again that did not answer which load of a model it
+// has, the first time; each further time it takes twice as long. Without it the pod's
+// streams are not resumed.
+const askAgain = time.Second
+
 // tookMark takes in a fingerprint. Another load of a model has slots of its own.
 func (s *Signals) tookMark(w *watch, id regions.PodID, name regions.ModelName, got regions.Fingerprint, err error, now time.Time) {
 	w.mu.Lock()
@@ -197,13 +202,15 @@ func (s *Signals) tookMark(w *watch, id regions.PodID, name regions.ModelName, g
 	if !m.marked.Equal(now) {
 		return // it has stopped to take requests since it was asked
 	}
-	was := m.unmarked
-	m.unmarked = err != nil
-	switch {
-	case m.unmarked && !was:
-		s.options.Logger.Warn("it is not known which load of a model a pod has", "pod", id, "model", name, "error", err)
-	case m.unmarked || got == m.print:
-	default:
+	if err != nil {
+		if m.unmarked == 0 {
+			s.options.Logger.Warn("it is not known which load of a model a pod has", "pod", id, "model", name, "error", err)
+		}
+		m.marked = now.Add(min(askAgain<<m.unmarked, s.options.Renew) - s.options.Renew)
+		m.unmarked = min(m.unmarked+1, 10)
+		return
+	}
+	if m.unmarked = 0; got != m.print {
 		if m.print != (regions.Fingerprint{}) {
 			m.last = m.print
 		}

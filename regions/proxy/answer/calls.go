@@ -289,7 +289,7 @@ func (c *Calls) Over(trailers http.Header) (h Heard) {
 		return h
 	}
 	if code == rpc.Unavailable || code == rpc.Internal {
-		h.Sick, h.Cut = true, &CallError{code}
+		h.Cut = &CallError{code}
 		return h
 	}
 	for _, t := range slices.Clone(c.turns) {
