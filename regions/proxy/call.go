@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/peek"
 	"github.com/rhumb-lb/rhumb/regions/proxy/answer"
 	"github.com/rhumb-lb/rhumb/regions/rpc"
 )
@@ -99,8 +100,10 @@ func (a *attempt) callTrailer(lost error) http.Header {
 		h.Set(rpc.MessageHeader, a.res.Header.Get(rpc.MessageHeader))
 		return h
 	case own:
-		code = rpc.Unavailable
-		if errors.Is(lost, errStalled) || errors.Is(lost, errIdle) || a.x.cause() != nil {
+		switch code = rpc.Unavailable; {
+		case errors.As(lost, new(peek.BodyError)):
+			return rpc.Trailer(rpc.InvalidArgument, cutText(lost))
+		case errors.Is(lost, errStalled), errors.Is(lost, errIdle), a.x.cause() != nil:
 			code = rpc.DeadlineExceeded
 		}
 		return rpc.Trailer(code, "stream_interrupted: "+cutText(lost))
@@ -173,7 +176,7 @@ func (s *stream) wake() {
 			return
 		}
 		s.refuse(cmp.Or(res.Header.Get(rpc.MessageHeader), "the pod has refused the request"))
-	case x.cause() == nil:
+	case x.cause() == nil && x.body.Failure() == nil:
 		s.refuse(faultOf(err).text)
 	default:
 		s.idle, s.cut = false, err

@@ -147,6 +147,12 @@ func TestASequenceStaysOnItsPod(t *testing.T) {
 			t.Errorf("after request %d it is on %d pods", i, n)
 		}
 	}
+	if err := c.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Recv(); !errors.Is(err, io.EOF) {
+		t.Error(err)
+	}
 	for _, p := range all {
 		if n := p.requests.Load(); n != 0 && n != 6 {
 			t.Errorf("a pod was asked %d of 6", n)

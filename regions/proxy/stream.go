@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 
 	"github.com/rhumb-lb/rhumb/regions"
+	"github.com/rhumb-lb/rhumb/regions/peek"
 	"github.com/rhumb-lb/rhumb/regions/proxy/answer"
 	"github.com/rhumb-lb/rhumb/regions/proxy/resume"
 	"github.com/rhumb-lb/rhumb/regions/proxy/vigil"
@@ -235,6 +236,9 @@ func (s *stream) goOn() {
 		s.cut, s.end = nil, cut // nobody is there any more
 		return
 	}
+	if bad := x.body.Failure(); errors.As(bad, new(peek.BodyError)) {
+		cut = bad
+	}
 	for {
 		a := x.current
 		if !a.settled {
@@ -334,7 +338,10 @@ func (s *stream) tell(cut, why error) {
 
 // cutText is what the client is told of a stream that ends before its time.
 func cutText(cut error) string {
+	var bad peek.BodyError
 	switch {
+	case errors.As(cut, &bad):
+		return bad.Error()
 	case errors.Is(cut, errStalled):
 		return "no token from the pod for too long"
 	case errors.Is(cut, errTotal):
