@@ -137,6 +137,9 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, req regions.Requ
 	if !req.Aside {
 		p.opts.Pool.Arrive(req.Model)
 	}
+	if p.opts.Pool.Lists(req.Model) {
+		x.know() // though it may wait for long before it is tried
+	}
 	out := r.WithContext(r.Context())
 	out.Body, out.ContentLength = x.body.Peek(), x.body.Length()
 	if _, ok := r.Header["Upgrade"]; ok {
