@@ -228,7 +228,7 @@ func (r *Runner) step(w *watch, obs regions.Observation, by func(State, regions.
 	w.state = by(old, obs, time.Now())
 	from, to, why := old.Pod(), w.state.Pod(), w.state.Why()
 	if suspect := w.state.Suspect(); suspect != old.Suspect() {
-		r.options.OnSuspect(w.key.pod, w.key.model, suspect)
+		defer r.options.OnSuspect(w.key.pod, w.key.model, suspect) // behind OnChange: who is gone is not cleared before
 	}
 	first := !w.seen
 	w.seen = true

@@ -49,9 +49,10 @@ type attempt struct {
 	bodyErr error               // how the answer's body ended; io.EOF is well
 	told    answer.Told         // of a stream of calls that nobody follows
 	print   regions.Fingerprint // of the load that answers, as far as is known
-	inBand  bool                // it told of an error of the pod's
-	erred   bool                // it told of one that may be the request's own
+	sick    bool                // it told of an error in the middle of an answer
+	erred   bool                // it told of one, which may be the request's own
 	full    bool                // it told that the pod has no room
+	later   bool                // it goes on with an answer
 	settled bool
 	parts   bool // the pod is let go, and ends its side itself
 }
@@ -61,6 +62,7 @@ func newAttempt(x *exchange, to place, body payload) *attempt {
 	if to.print != nil {
 		a.print = to.print()
 	}
+	a.later = x.stream != nil && x.stream.begun.Load()
 	a.repeatable = x.req.Replayable && !x.route.NoReplay && x.replays < x.limits.Replays && body.Whole()
 	x.proxy.metrics.inFlight.WithLabelValues(string(x.req.Model)).Inc()
 	if x.req.From != "" && to.pod != "" {
@@ -115,7 +117,7 @@ func (a *attempt) send(out *http.Request) (*http.Response, error) {
 	// A question for metadata is answered by a pod that generates nothing, too.
 	if a.verdict() == regions.EndServed && !a.x.req.Aside {
 		a.sight(regions.SawServed, a.ttft())
-		if a.place.began != nil && !a.x.req.Aside {
+		if a.place.began != nil {
 			a.place.began(a.x.proxy.opts.Now(), a.ttft(), a.x.prompt)
 		}
 	}
@@ -273,7 +275,7 @@ func (a *attempt) nothingWritten() bool {
 // model.
 func (a *attempt) verdict() regions.End {
 	switch {
-	case a.inBand:
+	case a.sick:
 		return regions.EndPodError
 	case a.full:
 		return regions.EndNotStarted
@@ -302,7 +304,9 @@ func (a *attempt) failed(err error) (regions.End, error) {
 		return regions.EndTimeout, errTotal
 	case a.x.cause() != nil:
 		return regions.EndClientGone, a.x.cause()
-	case errors.Is(err, errSwitched), errors.As(err, new(*resume.PodError)):
+	case errors.As(err, new(*resume.PodError)):
+		return regions.EndFailed, &lostError{a.place, err}
+	case errors.Is(err, errSwitched):
 		return regions.EndPodError, &lostError{a.place, err}
 	case errors.Is(err, errDraining):
 		a.sight(regions.SawClosed, took)
@@ -340,7 +344,7 @@ func (a *attempt) ended() regions.End {
 	case errors.Is(a.bodyErr, vigil.ErrAbandoned):
 		return regions.EndPodLost
 	case errors.As(a.bodyErr, new(*resume.PodError)):
-		return regions.EndPodError
+		return a.verdict()
 	case errors.As(a.bodyErr, &said) && said.Code == rpc.Internal: // such as to what is no message
 		return regions.EndFailed
 	case said != nil:
@@ -383,7 +387,7 @@ func (a *attempt) settle(end regions.End) {
 	// and says nothing of how busy the pod is.
 	if outcome.SawBytes && !x.req.Aside {
 		outcome.TTFT = a.ttft()
-		if x.resumed == 0 {
+		if !a.later {
 			x.proxy.metrics.ttft.WithLabelValues(string(x.req.Model)).Observe((a.begun.Sub(x.begun) + outcome.TTFT).Seconds())
 		}
 	}

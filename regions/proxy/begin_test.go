@@ -93,7 +93,7 @@ func TestNobodyCanAnswer(t *testing.T) {
 	if err != nil || res.StatusCode != http.StatusServiceUnavailable || !strings.Contains(text, "Server exiting") || res.Header.Get("Retry-After") == "" || asked.Load() < 2 {
 		t.Errorf("%v, %s %q, asked %d times", err, res.Status, text, asked.Load())
 	}
-	g.ended(regions.EndPodError, 1)
+	g.ended(regions.EndFailed, 1)
 }
 
 // TestEventsOfKnownLength: a server that buffers says how long its events are. The

@@ -69,6 +69,39 @@ func (g *rig) blamed() int {
 	return n
 }
 
+// TestWhoseErrorInAStream: an error before anything else is the pod's if another pod serves
+// the request, whether it is asked from the beginning or to go on.
+func TestWhoseErrorInAStream(t *testing.T) {
+	const going = `data: {"error":"Stub process is not healthy"}` + "\n\n"
+	for _, c := range []struct {
+		name, more string
+		both       bool
+		blamed     int
+	}{
+		{"anew", `,"seed":1`, false, 1},
+		{"going on", "", false, 1},
+		{"both", `,"seed":1`, true, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var asked atomic.Int32
+			parts := func(n int32) ([]string, bool) {
+				if n == 1 || c.both {
+					return []string{going}, false
+				}
+				return []string{lastEvent}, false
+			}
+			g := newRig(t, resuming(t), eventsPod(t, &asked, parts), eventsPod(t, &asked, parts))
+			g.learn(2)
+			if _, _, err := g.post("/v2/models/llama/generate_stream", `{"text_input":"x","parameters":{"stream":true,"max_tokens":9`+c.more+`}}`); err != nil {
+				t.Fatal(err)
+			}
+			if n := g.blamed(); n != c.blamed || asked.Load() != 2 {
+				t.Errorf("asked %d times, blamed %d; want %d", asked.Load(), n, c.blamed)
+			}
+		})
+	}
+}
+
 // TestAnotherErrorBlamesNobody: what the second pod finds wrong with a request, the first
 // one may have met with.
 func TestAnotherErrorBlamesNobody(t *testing.T) {

@@ -66,10 +66,7 @@ func (a *attempt) hear(p []byte) {
 	}
 	told := a.told.Hear(p)
 	x.proxy.metrics.told(x.req.Model, len(told))
-	for _, e := range told {
-		a.inBand = a.inBand || e.Retryable
-		a.erred = true
-	}
+	a.erred = a.erred || len(told) > 0
 }
 
 // trailers are what the pod's answer ended with, which for a status alone is its head.

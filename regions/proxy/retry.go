@@ -32,8 +32,10 @@ func (x *exchange) retries(a *attempt, end regions.End, err error) bool {
 	case errors.Is(err, errDraining):
 		return x.miss() && x.count()
 	case errors.As(err, new(*resume.PodError)):
-		// Its first word, so that nothing was made.
-		return a.repeatable && !x.shown(a) && x.miss() && x.proxy.retries.error(x.req.Model, now) && x.count()
+		// Its first word, so that nothing was made. What a second pod says counts.
+		again := x.doubted != nil
+		x.doubt(a)
+		return !again && a.repeatable && !x.shown(a) && x.miss() && x.proxy.retries.doubt(x.req.Model, now) && x.count()
 	case end != regions.EndPodLost:
 		return false
 	case a.nothingWritten():
@@ -53,8 +55,15 @@ func (x *exchange) doubtful(a *attempt) bool {
 		!x.proxy.retries.doubt(x.req.Model, x.proxy.opts.Now()) || !x.another(a.place.pod) {
 		return false
 	}
-	x.doubted = a.place.blame
+	x.doubt(a)
 	return x.count()
+}
+
+// doubt keeps whom to blame for an error if another pod serves the request.
+func (x *exchange) doubt(a *attempt) {
+	if x.doubted == nil && a.verdict() == regions.EndFailed {
+		x.doubted = a.place.blame
+	}
 }
 
 // clear ends the doubt once there is an answer. One that finds fault with the request finds
@@ -63,6 +72,7 @@ func (x *exchange) clear(a *attempt) {
 	if x.doubted != nil && a.status < http.StatusBadRequest && a.verdict() == regions.EndServed {
 		x.doubted(x.proxy.opts.Now())
 	}
+	x.doubted = nil
 }
 
 // resendable reports that what was sent can be sent again.

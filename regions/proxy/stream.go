@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -214,7 +215,7 @@ func (s *stream) step() {
 		h.Cut = err
 	}
 	a := s.x.current
-	a.inBand, a.erred = a.inBand || h.Sick, a.erred || h.Told > 0
+	a.sick, a.erred = a.sick || h.Sick, a.erred || h.Told > 0
 	s.x.proxy.metrics.told(s.x.req.Model, h.Told)
 	s.took = s.took || h.Some
 	s.out, s.cut, s.end = h.Out, h.Cut, h.End
@@ -236,16 +237,18 @@ func (s *stream) goOn() {
 		s.cut, s.end = nil, cut // nobody is there any more
 		return
 	}
+	cut = cmp.Or(x.cause(), cut)
 	if bad := x.body.Failure(); errors.As(bad, new(peek.BodyError)) {
 		cut = bad
 	}
 	for {
 		a := x.current
 		if !a.settled {
-			a.bodyErr = cut
+			a.bodyErr = s.cut
 			_ = s.from.Close()
 			a.settle(a.ended())
 		}
+		x.doubt(a)
 		out, err := s.rest(a)
 		s.out = append(s.out, out...)
 		switch {
@@ -346,7 +349,7 @@ func cutText(cut error) string {
 		return "no token from the pod for too long"
 	case errors.Is(cut, errTotal):
 		return "the request took too long"
-	case errors.Is(cut, errIdle), errors.Is(cut, errDismissed), errors.As(cut, new(unservedError)):
+	case errors.Is(cut, errIdle), errors.Is(cut, errDeadline), errors.Is(cut, errDismissed), errors.As(cut, new(unservedError)):
 		return cut.Error()
 	default:
 		return "the pod was lost in the middle of its answer"

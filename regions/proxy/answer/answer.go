@@ -65,7 +65,8 @@ type Heard struct {
 	Some bool
 	// Told is how many errors the pod told.
 	Told int
-	// Sick tells of an error that is the pod's.
+	// Sick tells of an error that is the pod's: in the middle of an answer. One before it
+	// may be the request's own, whatever its words are, since a client's are among them.
 	Sick bool
 	// Cut is why the pod's answer is over before its time.
 	Cut error

@@ -200,7 +200,7 @@ func (c *Calls) messageLocked(h *Heard, frame []byte) {
 func (c *Calls) failLocked(h *Heard, t *turn, told *resume.PodError, words []byte) {
 	h.Told++
 	// What is wrong with a request is said before any of its text.
-	h.Sick = h.Sick || told.Retryable || t.heard
+	h.Sick = h.Sick || t.heard
 	alone := !slices.ContainsFunc(c.turns, func(other *turn) bool { return other != t && !other.over })
 	if told.Retryable && alone && c.opts.Resume && !c.opaque && t.text.Refusal() == "" {
 		h.Cut, t.told = told, words

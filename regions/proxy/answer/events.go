@@ -68,7 +68,7 @@ func (e *Events) Hear(p []byte) Heard {
 		}
 		out, err := e.session.Event(event)
 		if told, ok := errors.AsType[*resume.PodError](err); ok {
-			h.Sick, h.Told = told.Retryable || e.heard, h.Told+1
+			h.Sick, h.Told = e.heard, h.Told+1
 			if told.Retryable {
 				h.Cut, e.own = told, out
 				break

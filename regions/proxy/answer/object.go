@@ -60,7 +60,7 @@ func (o *Object) Hear(p []byte) Heard {
 		switch told, ok := errors.AsType[*resume.PodError](err); {
 		case ok:
 			// What is wrong with a request is said before any of its text.
-			o.told, h.Sick, h.Told = told, told.Retryable || o.heard, 1
+			o.told, h.Sick, h.Told = told, o.heard, 1
 			if h.End = io.EOF; told.Retryable {
 				h.Cut, h.End = told, nil
 			}
