@@ -173,15 +173,6 @@ func (a *attempt) request(out *http.Request) *http.Request {
 	return req
 }
 
-// slots are those of the attempt's place beside the first. Another region counts for
-// itself.
-func (a *attempt) slots() answer.Slots {
-	if a.place.more == nil {
-		return answer.Unbounded()
-	}
-	return answer.Slots{Take: func() bool { return a.place.more(a.x.proxy.opts.Now()) }, Give: a.place.less}
-}
-
 // vet finds out from the head of an answer that it is none.
 func (a *attempt) vet(res *http.Response) error {
 	switch {

@@ -113,6 +113,15 @@ func (a *attempt) callTrailer(lost error) http.Header {
 	}
 }
 
+// slots are those of the attempt's place beside the first. Another region counts for
+// itself.
+func (a *attempt) slots() answer.Slots {
+	if a.place.more == nil {
+		return answer.Unbounded()
+	}
+	return answer.Slots{Take: func() bool { return a.place.more(a.x.proxy.opts.Now()) }, Give: a.place.less}
+}
+
 // parting is how long a pod may take to end a stream in which it has answered all: one
 // that lives does so in a round trip.
 const parting = time.Second
