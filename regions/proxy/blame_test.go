@@ -102,6 +102,33 @@ func TestWhoseErrorInAStream(t *testing.T) {
 	}
 }
 
+// TestAZombieIsBlamed: Triton answers 400 to a generation whose backend has died, and
+// readiness with 200.
+func TestAZombieIsBlamed(t *testing.T) {
+	for _, both := range []bool{false, true} {
+		var asked atomic.Int32
+		pod := func(dead bool) string {
+			return startPod(t, func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				asked.Add(1)
+				if dead {
+					http.Error(w, `{"error":"Stub process 'llama_0_0' is not healthy."}`, http.StatusBadRequest)
+					return
+				}
+				fmt.Fprint(w, `{"text_output":"x"}`)
+			})
+		}
+		g := newRig(t, nil, pod(true), pod(both))
+		res, text, err := g.post("/v2/models/llama/generate", "{}")
+		if want := map[bool]int{false: http.StatusOK, true: http.StatusBadRequest}[both]; err != nil || res.StatusCode != want {
+			t.Errorf("%v, %s %s", err, res.Status, text)
+		}
+		if n := g.blamed(); asked.Load() > 2 || both && n > 0 || !both && asked.Load() == 2 && n != 1 {
+			t.Errorf("both %v: asked %d times, blamed %d", both, asked.Load(), n)
+		}
+	}
+}
+
 // TestAnotherErrorBlamesNobody: what the second pod finds wrong with a request, the first
 // one may have met with.
 func TestAnotherErrorBlamesNobody(t *testing.T) {

@@ -51,7 +51,7 @@ func (x *exchange) retries(a *attempt, end regions.End, err error) bool {
 // doubtful reports that an error may be the pod's or the request's own, and that
 // another pod is asked, which tells: one that is there at once, and only once.
 func (x *exchange) doubtful(a *attempt) bool {
-	if a.place.pod == "" || a.status != http.StatusInternalServerError || !a.repeatable || x.req.Frontend == regions.GRPC || x.doubted != nil ||
+	if a.place.pod == "" || a.status < http.StatusBadRequest || a.verdict() != regions.EndFailed || !a.repeatable || x.req.Frontend == regions.GRPC || x.doubted != nil ||
 		!x.proxy.retries.doubt(x.req.Model, x.proxy.opts.Now()) || !x.another(a.place.pod) {
 		return false
 	}
@@ -93,12 +93,19 @@ func isBusy(said string) bool {
 // busy reports that a pod refused a request before it began, and that another is to be
 // asked. Of an ensemble some part may have run, which harms only what is not generation.
 func (x *exchange) busy(a *attempt, res *http.Response) bool {
-	if a.place.pod != "" && res.StatusCode == http.StatusServiceUnavailable {
+	if a.place.pod != "" && (res.StatusCode == http.StatusServiceUnavailable || res.StatusCode == http.StatusBadRequest && x.generates()) {
 		text, err := io.ReadAll(io.LimitReader(res.Body, maxBusy))
+		// Triton answers a generation that fails before its first response with 400,
+		// whatever the reason is.
 		a.full = err == nil && isBusy(string(text))
+		a.erred = !a.full && res.StatusCode == http.StatusBadRequest && resume.NewPodError(string(text)).Retryable
 		res.Body = &gatheredBody{io.MultiReader(bytes.NewReader(text), res.Body), res.Body}
 	}
-	return a.full && a.repeatable && x.miss() && x.proxy.retries.error(x.req.Model, x.proxy.opts.Now()) && x.count()
+	allowed := x.proxy.retries.error
+	if res.StatusCode == http.StatusBadRequest {
+		allowed = x.proxy.retries.doubt // a client's words may be among these
+	}
+	return a.full && a.repeatable && x.miss() && allowed(x.req.Model, x.proxy.opts.Now()) && x.count()
 }
 
 // shown reports that the client may have got something of an attempt's answer.
