@@ -196,7 +196,7 @@ func (p *pod) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			_ = http.NewResponseController(w).Flush()
 		}
 	case "pour":
-		for p.pause(r, time.Duration(times(0, 40))*time.Millisecond) {
+		for p.pause(r, time.Duration(times(0, 100))*time.Millisecond) {
 			if _, err := w.Write(pouring); err != nil {
 				return
 			}
@@ -206,8 +206,8 @@ func (p *pod) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// pouring is what a pod pours each time. At full strength it does so 25 times a second,
-// 400 kB/s, forty times a generation's: a thousand that pour as fast as they can starve
+// pouring is what a pod pours each time. At full strength it does so ten times a second,
+// 160 kB/s, sixteen times a generation's: a thousand that pour as fast as they can starve
 // this process, which has the pod in it, so that probes go without an answer for
 // seconds and the agent is right to take the pod out.
 var pouring = make([]byte, 16<<10)
