@@ -225,10 +225,15 @@ func FuzzOpen(f *testing.F) {
 			if err != nil {
 				continue
 			}
+			given := text
+			if strings.HasSuffix(name, "-cumulative") {
+				// The beginning of a character is shown as U+FFFD, and is not the text's yet.
+				given = strings.TrimRight(strings.ToValidUTF8(text, "\uFFFD"), "\uFFFD")
+			}
 			was, is := decoded(t, first), decoded(t, next)
 			for _, key := range []string{"text_input", "prompt"} {
 				old, had := was[key].(string)
-				if now, has := is[key].(string); had != has || had && now != old+text {
+				if now, has := is[key].(string); had != has || had && now != old+given {
 					t.Fatalf("%s: prompt %q and text %q became %q", name, old, text, now)
 				}
 			}
