@@ -11,15 +11,9 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/rhumb-lb/rhumb/regions/regionstest"
 	pb "github.com/rhumb-lb/rhumb/regions/triton/inferencepb"
 )
-
-// bytesCodec sends what it is given.
-type bytesCodec struct{}
-
-func (bytesCodec) Name() string                       { return "proto" }
-func (bytesCodec) Marshal(v any) ([]byte, error)      { return *v.(*[]byte), nil }
-func (bytesCodec) Unmarshal(data []byte, v any) error { *v.(*[]byte) = data; return nil }
 
 // TestLaterMessagesAreReadToo: what is no message ends a stream by the client's fault,
 // with requests of its own under way and without.
@@ -34,7 +28,7 @@ func TestLaterMessagesAreReadToo(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		x, err := conn.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, pb.GRPCInferenceService_ModelStreamInfer_FullMethodName, grpc.ForceCodec(bytesCodec{}))
+		x, err := conn.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, pb.GRPCInferenceService_ModelStreamInfer_FullMethodName, grpc.ForceCodec(regionstest.BytesCodec{}))
 		if err != nil {
 			t.Fatal(err)
 		}

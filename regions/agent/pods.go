@@ -35,9 +35,7 @@ func (a *Agent) assembleAskers() {
 	probes.Canary = &canary{client: triton.New(client), text: o.Canary.Text, log: a.log}
 	probes.Logger, probes.Registry = a.log, o.Registry
 	probes.OnChange = a.podChanged
-	probes.OnSuspect = func(pod regions.PodID, model regions.ModelName, suspect bool) {
-		a.pool.SetSuspect(pod, model, suspect)
-	}
+	probes.OnSuspect = a.pool.SetSuspect
 	a.runner = probe.NewRunner(probes, prober{asker})
 
 	heard := signals.DefaultOptions()

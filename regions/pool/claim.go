@@ -38,13 +38,16 @@ func (r Refusal) String() string {
 }
 
 // Arrive counts a request for a model as arrived: once, however often it then
-// asks for a pod, and whatever becomes of it. Unknown models are not counted.
-func (p *Pool) Arrive(name regions.ModelName) {
+// asks for a pod, and whatever becomes of it. It reports whether the model is known;
+// unknown ones are not counted.
+func (p *Pool) Arrive(name regions.ModelName) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if m := p.models[name]; m != nil {
+	m := p.models[name]
+	if m != nil {
 		m.arrivals++
 	}
+	return m != nil
 }
 
 // Claim gives a pod to a request, and counts the request on it until
@@ -119,7 +122,7 @@ const leasesAtOnce = 32
 
 // leaseLocked makes a lease of a seat.
 func (p *Pool) leaseLocked(l Lease) *Lease {
-	l.pool, l.spec = p, l.seat.pod.spec
+	l.pool, l.spec, l.fingerprint = p, l.seat.pod.spec, l.seat.facts.Fingerprint
 	if len(p.leases) == 0 {
 		p.leases = make([]Lease, leasesAtOnce)
 	}

@@ -9,13 +9,14 @@ import (
 
 // Lease is a pod given to one request.
 type Lease struct {
-	pool     *Pool
-	seat     *seat
-	spec     *regions.Pod
-	aside    bool
-	slots    int // of the model on the pod when it was claimed
-	inFlight int // of the model on the pod then, without this one
-	ahead    int // that the pod said waited inside of it then
+	pool        *Pool
+	seat        *seat
+	spec        *regions.Pod
+	fingerprint regions.Fingerprint // when it was claimed
+	aside       bool
+	slots       int // of the model on the pod when it was claimed
+	inFlight    int // of the model on the pod then, without this one
+	ahead       int // that the pod said waited inside of it then
 
 	more  int  // slots beside the first; guarded by the pool's lock
 	began bool // guarded by the pool's lock
@@ -29,6 +30,9 @@ func (l *Lease) Pod() regions.Pod { return *l.spec }
 // Fingerprint tells which load of the model the pod has, the zero value while that is
 // not known. It is the one that answers as long as the pod does.
 func (l *Lease) Fingerprint() regions.Fingerprint {
+	if l.fingerprint != (regions.Fingerprint{}) {
+		return l.fingerprint
+	}
 	l.pool.mu.Lock()
 	defer l.pool.mu.Unlock()
 	return l.seat.facts.Fingerprint

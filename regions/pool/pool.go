@@ -189,7 +189,9 @@ func (p *Pool) SetSuspect(id regions.PodID, name regions.ModelName, suspect bool
 		s.suspect = suspect
 	}
 	p.mu.Unlock()
-	p.freed(name)
+	if !suspect {
+		p.freed(name)
+	}
 }
 
 // Tick does what time alone brings: warming pods open, ejected ones come back,

@@ -48,8 +48,9 @@ type Policy struct {
 // too, but believed only after a second timeout, since one of 400 ms is within
 // the reach of a loaded server: 1.3 s, unless a request is refused or lost
 // before. From the first on, after 0.9 s, it is suspect, and given requests only
-// when the others are full. A pod that lost one request is asked at once; two within a second
-// are not chance, as a crash breaks all of a pod's connections at the same time.
+// when the others are full. A pod that lost one request is asked at once; two
+// within a second are not chance, as a crash breaks all of a pod's connections at
+// the same time.
 //
 // A pod that is out is asked each eighth of the time that it has been out, at
 // most every 5 s, so that finding it back adds an eighth to any outage while a

@@ -36,8 +36,9 @@ type attempt struct {
 	answered atomic.Bool  // the head of an answer is here
 	first    atomic.Int64 // nanoseconds to the first byte, plus one; 0: none yet
 
-	// body is what is sent. repeatable says that it may be sent again although it may have
-	// begun to run, and paid that the budget for it was had. events, that the answer comes in parts.
+	// sent is what goes to the place. repeatable says that it may be sent again although it
+	// may have begun to run, and paid that the budget for it was had; events, that the
+	// answer comes in parts.
 	sent         payload
 	repeatable   bool
 	paid, events atomic.Bool

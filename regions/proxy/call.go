@@ -165,7 +165,7 @@ func (s *stream) wake() {
 	}
 	s.begun.Store(false)
 	x.begun = x.proxy.opts.Now()
-	x.replays, x.misses, x.spills, x.again = 0, 0, 0, ""
+	x.replays, x.misses, x.spills, x.again, x.doubted = 0, 0, 0, "", nil
 	x.req.Tried, x.req.Same = nil, regions.Fingerprint{}
 	if s.calls.Leaves() {
 		x.avoid(x.current)

@@ -32,7 +32,6 @@ type exchange struct {
 	resumed int           // how often its stream went on elsewhere
 	again   regions.PodID // lost on a kept connection: perhaps only the connection was
 	current *attempt
-	next    place               // where the next attempt goes, if that is known
 	doubted func(now time.Time) // blames the pod whose error may be the request's own
 	stream  *stream             // the answer in parts, nil if it is none
 	end     regions.End
@@ -56,10 +55,14 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 // launch makes attempts with a body until one has the beginning of an answer, which
 // for a stream is its first event.
 func (x *exchange) launch(body payload) (*http.Response, error) {
+	var next place // of the next attempt, if that is known
 	for {
-		to, err := x.choose()
-		if err != nil {
-			return nil, err
+		to := next
+		if next = (place{}); to.done == nil {
+			var err error
+			if to, err = x.choose(); err != nil {
+				return nil, err
+			}
 		}
 		a := newAttempt(x, to, body)
 		x.current = a
@@ -73,11 +76,13 @@ func (x *exchange) launch(body payload) (*http.Response, error) {
 			a.settle(regions.EndNotStarted)
 			x.avoid(a)
 			continue
-		case err == nil && x.doubtful(a):
-			_ = res.Body.Close()
-			a.settle(regions.EndFailed)
-			continue
 		case err == nil:
+			if to, asked := x.doubtful(a); asked {
+				_ = res.Body.Close()
+				a.settle(regions.EndFailed)
+				next = to
+				continue
+			}
 			x.clear(a)
 			return res, nil
 		}

@@ -85,13 +85,6 @@ func (p *talker) start(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// bytesCodec sends what it is given.
-type bytesCodec struct{}
-
-func (bytesCodec) Name() string                       { return "proto" }
-func (bytesCodec) Marshal(v any) ([]byte, error)      { return *v.(*[]byte), nil }
-func (bytesCodec) Unmarshal(data []byte, v any) error { *v.(*[]byte) = data; return nil }
-
 func marshal(m *inferencepb.ModelInferRequest) ([]byte, error) {
 	b, err := encoding.GetCodecV2("proto").Marshal(m)
 	return b.Materialize(), err
@@ -112,7 +105,7 @@ func TestGarbageIsTheClients(t *testing.T) {
 			for range 6 {
 				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				s, err := g.conn(t).NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true},
-					inferencepb.GRPCInferenceService_ModelStreamInfer_FullMethodName, grpc.ForceCodec(bytesCodec{}))
+					inferencepb.GRPCInferenceService_ModelStreamInfer_FullMethodName, grpc.ForceCodec(regionstest.BytesCodec{}))
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -80,10 +80,6 @@ type search struct {
 // choose finds a pod, or failing that a place in another region, waiting for one in
 // the line if need be.
 func (x *exchange) choose() (place, error) {
-	if to := x.next; to.done != nil {
-		x.next = place{}
-		return to, nil
-	}
 	s := &search{x: x, begun: x.proxy.opts.Now()}
 	if x.req.Aside {
 		s.try(s.begun, admit.Line{})
@@ -167,16 +163,15 @@ func (s *search) claim(now time.Time) pool.Refusal {
 }
 
 // another finds a pod at once that has not failed the request yet, for its next attempt.
-func (x *exchange) another(failed regions.PodID) bool {
+func (x *exchange) another(failed regions.PodID) (place, bool) {
 	tried := x.req.Tried
 	x.req.Tried = append(slices.Clip(tried), failed)
 	s := &search{x: x, begun: x.proxy.opts.Now()}
 	if s.claim(s.begun) != pool.Claimed {
 		x.req.Tried = tried
-		return false
+		return place{}, false
 	}
-	x.next = s.found
-	return true
+	return s.found, true
 }
 
 // spillable reports that the request may go to another region: one hop at most, if no

@@ -134,10 +134,7 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, req regions.Requ
 		return
 	}
 	x.begun = p.opts.Now()
-	if !req.Aside {
-		p.opts.Pool.Arrive(req.Model)
-	}
-	if p.opts.Pool.Lists(req.Model) {
+	if !req.Aside && p.opts.Pool.Arrive(req.Model) {
 		x.know() // though it may wait for long before it is tried
 	}
 	out := r.WithContext(r.Context())

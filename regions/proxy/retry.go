@@ -48,15 +48,22 @@ func (x *exchange) retries(a *attempt, end regions.End, err error) bool {
 	return (a.paid.Load() || x.proxy.retries.death(x.req.Model, now)) && x.count()
 }
 
-// doubtful reports that an error may be the pod's or the request's own, and that
-// another pod is asked, which tells: one that is there at once, and only once.
-func (x *exchange) doubtful(a *attempt) bool {
-	if a.place.pod == "" || a.status < http.StatusBadRequest || a.verdict() != regions.EndFailed || !a.repeatable || x.req.Frontend == regions.GRPC || x.doubted != nil ||
-		!x.proxy.retries.doubt(x.req.Model, x.proxy.opts.Now()) || !x.another(a.place.pod) {
-		return false
+// doubtful reports that an error may be the pod's or the request's own, and gives another
+// pod that is to be asked, which tells: one that is there at once, and only once.
+func (x *exchange) doubtful(a *attempt) (to place, asked bool) {
+	switch {
+	case a.place.pod == "", x.req.Frontend == regions.GRPC, !a.repeatable, x.doubted != nil:
+		return place{}, false
+	case a.status < http.StatusBadRequest, a.verdict() != regions.EndFailed:
+		return place{}, false
+	case !x.proxy.retries.doubt(x.req.Model, x.proxy.opts.Now()):
+		return place{}, false
 	}
-	x.doubt(a)
-	return x.count()
+	if to, asked = x.another(a.place.pod); asked {
+		x.doubt(a)
+		x.count()
+	}
+	return to, asked
 }
 
 // doubt keeps whom to blame for an error if another pod serves the request.
@@ -93,19 +100,25 @@ func isBusy(said string) bool {
 // busy reports that a pod refused a request before it began, and that another is to be
 // asked. Of an ensemble some part may have run, which harms only what is not generation.
 func (x *exchange) busy(a *attempt, res *http.Response) bool {
-	if a.place.pod != "" && (res.StatusCode == http.StatusServiceUnavailable || res.StatusCode == http.StatusBadRequest && x.generates()) {
-		text, err := io.ReadAll(io.LimitReader(res.Body, maxBusy))
-		// Triton answers a generation that fails before its first response with 400,
-		// whatever the reason is.
-		a.full = err == nil && isBusy(string(text))
-		a.erred = !a.full && res.StatusCode == http.StatusBadRequest && resume.NewPodError(string(text)).Retryable
-		res.Body = &gatheredBody{io.MultiReader(bytes.NewReader(text), res.Body), res.Body}
-	}
+	a.note(res)
 	allowed := x.proxy.retries.error
 	if res.StatusCode == http.StatusBadRequest {
 		allowed = x.proxy.retries.doubt // a client's words may be among these
 	}
 	return a.full && a.repeatable && x.miss() && allowed(x.req.Model, x.proxy.opts.Now()) && x.count()
+}
+
+// note reads the words with which a pod refuses a request. Triton answers a generation that
+// fails before its first response with 400, whatever the reason is.
+func (a *attempt) note(res *http.Response) {
+	unavailable, bad := res.StatusCode == http.StatusServiceUnavailable, res.StatusCode == http.StatusBadRequest && a.x.generates()
+	if a.place.pod == "" || !unavailable && !bad {
+		return
+	}
+	text, err := io.ReadAll(io.LimitReader(res.Body, maxBusy))
+	a.full = err == nil && isBusy(string(text))
+	a.erred = bad && !a.full && resume.NewPodError(string(text)).Retryable
+	res.Body = &gatheredBody{io.MultiReader(bytes.NewReader(text), res.Body), res.Body}
 }
 
 // shown reports that the client may have got something of an attempt's answer.

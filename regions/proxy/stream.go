@@ -365,8 +365,7 @@ const (
 
 // generates reports that the request is one of these two.
 func (x *exchange) generates() bool {
-	path := x.in.URL.Path
-	return x.req.Replayable && (strings.HasSuffix(path, generatePath) || strings.HasSuffix(path, generateStreamPath))
+	return x.unary() || x.req.Replayable && strings.HasSuffix(x.in.URL.Path, generateStreamPath)
 }
 
 // unary reports that the request asks for text in one piece.

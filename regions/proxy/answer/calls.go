@@ -285,7 +285,7 @@ func (c *Calls) Over(trailers http.Header) (h Heard) {
 	defer c.mu.Unlock()
 	code, ok := rpc.Answered(trailers)
 	if !ok || len(c.in) > 0 || c.pass > 0 {
-		h.Sick, h.Cut = true, resume.ErrCut
+		h.Cut = resume.ErrCut
 		return h
 	}
 	if code == rpc.Unavailable || code == rpc.Internal {

@@ -102,7 +102,8 @@ func (c *Calls) Leaves() bool {
 }
 
 // Rest ends what the present pod is sent if it has answered all, so that it can be let go
-// while the client is silent, or has answered all that it took. whole is false if it does not know that it has.
+// while the client is silent, or has answered all that it took. whole is false if it does
+// not know that it has.
 func (c *Calls) Rest() (rests, whole bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -9,8 +9,9 @@ import "time"
 const (
 	// span is the time for which a budget is given.
 	span = 10 * time.Second
-	// deathShare of the requests that there are, waiting ones too, may be repeated within a span, and deathLeast
-	// in any case: of three pods one may die, and a small pool may lose what it has.
+	// deathShare of the requests that there are, waiting ones too, may be repeated within a
+	// span, and deathLeast in any case: of three pods one may die, and a small pool may
+	// lose what it has.
 	deathNum, deathDen, deathLeast = 3, 10, 3
 	// errorShare of the requests of a span may be repeated after errors, and errorLeast
 	// in any case (Google's SRE book, chapter 21, allows a tenth).

@@ -34,7 +34,6 @@ type Session struct {
 	heard   bool // there was an event
 	marks   bool // there was one of OpenAI's, behind which the mark comes
 	final   bool // the pod has said beside its event that it is the last
-	aborted bool // the event said that the pod gives up
 }
 
 // kept are values of the first pod's events.
@@ -117,14 +116,16 @@ func (s *Session) Event(event []byte) (out []byte, err error) {
 		return event, nil
 	}
 	s.marks = s.marks || d.choices && o.value("choices") != nil
-	data, ok := s.rewrite(o)
+	a, ok := d.read(o)
 	switch {
-	case s.aborted:
-		s.aborted = false
-		return nil, errAborted
 	case !ok:
 		s.lose(ReasonEvent)
 		return event, nil
+	case gaveUp(a.finish) && (s.reason == "" || len(s.strip) > 0):
+		return nil, errAborted
+	}
+	data := s.rewrite(o, a)
+	switch {
 	case bytes.Equal(data, e.Data):
 		return event, nil
 	case e.To > 0:
@@ -138,20 +139,11 @@ func (s *Session) Event(event []byte) (out []byte, err error) {
 // event that is too long to be kept. The stream passes on, and is no longer resumed.
 func (s *Session) Skip() { s.lose(ReasonEvent) }
 
-// rewrite records one event and makes it what the client gets. It is false if the
-// event is not one of the dialect.
-func (s *Session) rewrite(o object) (data []byte, ok bool) {
-	a, ok := s.request.dialect.read(o)
-	if !ok {
-		return nil, false
-	}
+// rewrite records one event, which was read, and makes it what the client gets.
+func (s *Session) rewrite(o object, a answer) []byte {
 	var inner, outer []change
 	if a.silent { // such as OpenAI's count of tokens
-		return o.with(s.repeat(o)...), true
-	}
-	if gaveUp(a.finish) && (s.reason == "" || len(s.strip) > 0) {
-		s.aborted = true
-		return nil, true
+		return o.with(s.repeat(o)...)
 	}
 	a.last = s.final
 	if s.kept.input == nil {
@@ -174,9 +166,9 @@ func (s *Session) rewrite(o object) (data []byte, ok bool) {
 	for _, field := range s.strip {
 		outer = append(outer, change{field, nil})
 	}
-	data = s.request.dialect.join(o, a, inner, outer)
+	data := s.request.dialect.join(o, a, inner, outer)
 	s.keep(data)
-	return data, true
+	return data
 }
 
 // delta is what is new in a portion.
